@@ -1,0 +1,45 @@
+"""torchivp: initial value problems in PyTorch, solved fast, correctly and differentiably."""
+
+from . import compat, methods, nn
+from ._version import __version__
+from .compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
+from .controllers import PI, PID, FixedSteps, I
+from .errors import (
+    GradientError,
+    InputError,
+    InputTypeError,
+    OutputError,
+    SolveError,
+    TorchIVPError,
+)
+from .events import Event
+from .forcing import Interpolation
+from .solution import Solution, Stats, Status
+from .solve import solve
+
+__all__ = [
+    "Event",
+    "FixedSteps",
+    "GradientError",
+    "I",
+    "InputError",
+    "InputTypeError",
+    "Interpolation",
+    "OutputError",
+    "PI",
+    "PID",
+    "Solution",
+    "SolveError",
+    "Stats",
+    "Status",
+    "TorchIVPError",
+    "__version__",
+    "compat",
+    "methods",
+    "nn",
+    "odeint",
+    "odeint_adjoint",
+    "odeint_dense",
+    "odeint_event",
+    "solve",
+]

@@ -1,0 +1,37 @@
+"""Mixed precision: ``f`` runs under the caller's autocast; states, errors and times keep their own precision."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from typing import ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_DEVICES = ("cpu", "cuda")
+
+
+def without_autocast(function: Callable[P, T]) -> Callable[P, T]:
+    """The function with autocast switched off inside: it would round matrix products of states to half precision."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        on = [device for device in _DEVICES if torch.is_autocast_enabled(device)]
+        if not on:
+            return function(*args, **kwargs)
+        with ExitStack() as stack:
+            for device in on:
+                stack.enter_context(torch.autocast(device, enabled=False))
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+def current_autocast(device: torch.device) -> Callable[[], AbstractContextManager[object]] | None:
+    """How to enter the caller's autocast again later; None where there is none."""
+    if device.type not in _DEVICES or not torch.is_autocast_enabled(device.type):
+        return None
+    return functools.partial(torch.autocast, device.type, dtype=torch.get_autocast_dtype(device.type))

@@ -1,0 +1,45 @@
+"""The size of the first step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from .._types import Rows
+from ..field import Field, Span, time_dtype
+from ..tolerance import Tolerance
+
+
+@torch.no_grad()
+def initial_step(field: Field, t: float, room: float, y: Rows, slope: Rows, order: int, tolerance: Tolerance) -> float:
+    """Hairer's first step, from the sizes of y, its slope and its curvature. Costs one evaluation of ``f``.
+
+    Args:
+        field: the vector field.
+        t: start of the solve.
+        room: distance to the first time the solve lands on; the probe stays inside it.
+        y: state at ``t``.
+        slope: ``f(t, y)``.
+        order: order of the error estimate (one less than the method's error order).
+        tolerance: what is small.
+
+    Source: E. Hairer, S. P. Nørsett, G. Wanner, Solving Ordinary Differential Equations I, section II.4,
+    doi:10.1007/978-3-540-78862-1.
+    """
+    if y.numel() == 0:
+        return room
+    y, slope = y.detach(), slope.detach()
+    scale = tolerance.scale(y)
+    d0, d1 = float(tolerance.norm(y / scale)), float(tolerance.norm(slope / scale))
+    h0 = 0.01 * d0 / d1 if 1e-5 <= d0 < math.inf and 1e-5 <= d1 < math.inf else 1e-6
+    h0 = min(h0, room)
+    (probe_time,) = field.times(Span(t, t + h0, t + room), torch.zeros(1, dtype=time_dtype(y.device), device=y.device))
+    probe = field(probe_time, y + h0 * slope)
+    d2 = float(tolerance.norm((probe - slope) / scale)) / h0
+    steepest = max(d1, d2)
+    if not 1e-15 < steepest < math.inf:
+        h1 = max(1e-6, h0 * 1e-3)
+    else:
+        h1 = (0.01 / steepest) ** (1 / (order + 1))
+    return min(100 * h0, h1, room)

@@ -1,0 +1,40 @@
+"""The exceptions of torchivp. Every message says what we got, why that is a problem, and what to write instead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .solution import Solution
+
+
+class TorchIVPError(Exception):
+    """Base class of all exceptions of this package."""
+
+
+class InputError(TorchIVPError, ValueError):
+    """An argument of the front door does not make sense."""
+
+
+class InputTypeError(TorchIVPError, TypeError):
+    """An argument of the front door has a wrong type or dtype."""
+
+
+class OutputError(TorchIVPError, ValueError):
+    """The user's ``f`` returned something that is not a slope of its state."""
+
+
+class GradientError(TorchIVPError, RuntimeError):
+    """A gradient was asked for that the chosen method cannot give (never answered with a silent zero)."""
+
+
+class SolveError(TorchIVPError, RuntimeError):
+    """A solve did not reach its end.
+
+    Attributes:
+        solution: everything that was computed before the failure (as ``throw=False`` would have returned).
+    """
+
+    def __init__(self, message: str, solution: Solution | None = None):
+        super().__init__(message)
+        self.solution = solution

@@ -1,0 +1,212 @@
+"""Events: where a function of the solution crosses zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import InputError, InputTypeError
+from .interpolation import StepPolynomials, fit
+from .problem import Problem
+from .trajectory import Found, Piece, Trajectory
+
+_SAMPLES = 8  # per step: crossings that come in pairs inside one step are seen if a sample falls between them
+
+_TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class Event:
+    """A function whose zeros along the solution are looked for.
+
+    Args:
+        function: ``g(t, y)``, or ``g(t, y, args)`` where ``f`` takes args; returns one number.
+        terminal: stop the solve at the first one.
+        direction: +1 for crossings from negative to positive in the direction of the solve, -1 for the others, 0 for all.
+
+    Example:
+        >>> hit = torchivp.Event(lambda t, y: y[0], terminal=True, direction=-1)
+        >>> sol = torchivp.solve(f, y0, (0.0, 100.0), events=hit)
+        >>> sol.t_events[0], sol.y_events[0]
+    """
+
+    function: Callable[..., Tensor]
+    terminal: bool = False
+    direction: int = 0
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise InputTypeError(
+                f"An event function is a {type(self.function).__name__}, which cannot be called. Give g with g(t, y)."
+            )
+        if self.direction not in (-1, 0, 1):
+            raise InputError(
+                f"direction={self.direction} of an event is not known. Give +1 (only upwards), -1 (only downwards), or 0."
+            )
+
+
+def as_events(events: object) -> tuple[Event, ...]:
+    """Events from what the user gave: one or several, ``Event`` or a function (with SciPy's attributes, if any)."""
+    if isinstance(events, Event) or callable(events):
+        events = (events,)
+    if not isinstance(events, Sequence):
+        raise InputTypeError(
+            f"events is a {type(events).__name__}, which is no event and no list of them. Give Event(g), or a list."
+        )
+    return tuple(e if isinstance(e, Event) else _from_function(e) for e in events)
+
+
+def _from_function(g: object) -> Event:
+    if not callable(g):
+        raise InputTypeError(f"An event is a {type(g).__name__}, which cannot be called. Give Event(g) with g(t, y).")
+    direction, terminal = getattr(g, "direction", 0), getattr(g, "terminal", False)
+    if not isinstance(terminal, bool) and terminal not in (0, 1):
+        raise InputError(
+            f"terminal={terminal} of an event function: here a terminal event stops the solve the first time. To stop at the "
+            f"n-th, leave terminal out and count in on_step, or go on with `start=` after each."
+        )
+    return Event(g, bool(terminal), (direction > 0) - (direction < 0))
+
+
+class Detector:
+    """Looks for events step by step.
+
+    Args:
+        events: what to look for.
+        problem: gives the user's view of times and states.
+    """
+
+    def __init__(self, events: tuple[Event, ...], problem: Problem):
+        self.events = events
+        self.problem = problem
+        self.before = [float("nan")] * len(events)
+
+    def value(self, event: Event, t: Tensor, y: Tensor) -> Tensor:
+        """g at time ``t`` (inside the library) and row ``y``; 0-d, differentiable."""
+        problem = self.problem
+        g = event.function(problem.field.time(t), problem.layout.unravel(y.view(1, -1)), *problem.field.args)
+        g = g if isinstance(g, Tensor) else torch.as_tensor(g, dtype=torch.float64)
+        if g.numel() != 1 or g.is_complex():
+            raise InputError(
+                f"An event function returned a tensor of shape {tuple(g.shape)} and dtype {g.dtype}, but a crossing needs "
+                f"one real number. Give one Event for each entry, or reduce it, for example with `.min()`."
+            )
+        return g.reshape(())
+
+    @torch.no_grad()
+    def start(self, t: float, y: Tensor) -> None:
+        """The values at the start; an event that is zero there is not found there."""
+        self.before = [float(self.value(e, torch.tensor(t, dtype=torch.float64), y)) for e in self.events]
+
+    @torch.no_grad()
+    def find(self, piece: Piece, index: int, y1: Tensor) -> list[Found]:
+        """The events in one accepted step, in the order of time, up to and including the first terminal one.
+
+        Of those at the very time of a terminal event none is lost: it comes last.
+        """
+        piece = Piece(piece.span._replace(t=float(piece.span.t), t1=float(piece.span.t1)), *piece[1:])
+        steps = fit([piece])
+        t, t1 = piece.span.t, piece.span.t1
+        samples = [t + (t1 - t) * i / _SAMPLES for i in range(1, _SAMPLES)] + [t1]
+        states = [*_at(steps, samples[:-1]), y1]
+        found = [
+            Found(number, index, when)
+            for number, event in enumerate(self.events)
+            for when in self._crossings(number, event, steps, t, samples, states)
+        ]
+        found.sort(key=lambda e: (e.t, self.events[e.event].terminal))
+        for i, e in enumerate(found):
+            if self.events[e.event].terminal:
+                return found[: i + 1]
+        return found
+
+    def _crossings(
+        self, number: int, event: Event, steps: StepPolynomials, t: float, samples: list[float], states: list[Tensor]
+    ) -> list[float]:
+        found, left, g_left = [], t, self.before[number]
+        for right, y in zip(samples, states):
+            g_right = float(self.value(event, torch.tensor(right, dtype=torch.float64), y))
+            rising = g_left < 0 <= g_right
+            falling = g_left > 0 >= g_right
+            if (rising and event.direction >= 0) or (falling and event.direction <= 0):
+                found.append(self._locate(event, steps, left, right, g_left, g_right))
+            if (rising or falling) and g_right == 0:  # counted here: go on from the far side
+                g_right = _TINY if rising else -_TINY
+            g_left = g_right
+            left = right
+        self.before[number] = g_left
+        return found
+
+    def _locate(self, event: Event, steps: StepPolynomials, a: float, b: float, g_a: float, g_b: float) -> float:
+        """The crossing in (a, b] on the step's polynomial, to rounding, and not before it.
+
+        A solve that goes on from there starts on the far side and does not find the same crossing again. Regula falsi in
+        the Illinois form; every third point halves the bracket, and none is closer to an end than half the tolerance.
+        """
+        precision, started_negative, side = 4e-16 * max(abs(a), abs(b)), g_a < 0, 0
+        for i in range(1, 100):
+            if b - a <= precision or g_b == 0:
+                break
+            middle = (a * g_b - b * g_a) / (g_b - g_a) if i % 3 else 0.5 * (a + b)
+            middle = min(max(middle, a + 0.5 * precision), b - 0.5 * precision)
+            g = float(self.value(event, torch.tensor(middle, dtype=torch.float64), _at(steps, [middle])[0]))
+            if g != 0 and (g < 0) == started_negative:
+                g_b = 0.5 * g_b if side < 0 else g_b
+                a, g_a, side = middle, g, -1
+            else:
+                g_a = 0.5 * g_a if side > 0 else g_a
+                b, g_b, side = middle, g, 1
+        return b
+
+
+def _at(steps: StepPolynomials, times: list[float]) -> tuple[Tensor, ...]:
+    """The states ``[1, D]`` at times in a single step."""
+    index = torch.zeros(len(times), dtype=torch.int64, device=steps.t0.device)
+    return steps(index, steps.t0.new_tensor(times)).split(1)
+
+
+def read(trajectory: Trajectory, detector: Detector) -> tuple[list[Tensor], list[Tensor]]:
+    """Times ``[E]`` and states ``[E, D]`` of the events of each function, differentiable.
+
+    The located time ``s`` is a constant; one Newton step ``t = s - g(s, y(s)) / (dg/dt)`` with a constant denominator puts
+    the gradient of the implicit function theorem on it, also with respect to the parameters of g.
+    """
+    device = trajectory.end.device
+    times: list[list[Tensor]] = [[] for _ in detector.events]
+    states: list[list[Tensor]] = [[] for _ in detector.events]
+    for found in trajectory.events:
+        steps = fit([trajectory.pieces[found.piece]])
+        t, y = _with_gradient(detector, detector.events[found.event], steps, found.t)
+        times[found.event].append(t)
+        states[found.event].append(y)
+    empty = torch.zeros(0, dtype=torch.float64, device=device)
+    return (
+        [torch.cat(t) if t else empty for t in times],
+        [torch.cat(y) if y else trajectory.end[:0] for y in states],
+    )
+
+
+def _with_gradient(detector: Detector, event: Event, steps: StepPolynomials, located: float) -> tuple[Tensor, Tensor]:
+    zero = torch.zeros(1, dtype=torch.int64, device=steps.t0.device)
+    t = steps.t0.detach().new_tensor([located])
+    y = steps(zero, t)
+    if not torch.is_grad_enabled():
+        return t, y
+    g = detector.value(event, t[0], y)
+    if not g.requires_grad:
+        return t, y
+    frozen = StepPolynomials(steps.t0.detach(), steps.dt.detach(), steps.coefficients.detach())
+    with torch.enable_grad():
+        s = t.clone().requires_grad_()
+        along = detector.value(event, s[0], frozen(zero, s))
+    rate = torch.autograd.grad(along, s)[0] if along.requires_grad else torch.zeros_like(s)
+    if not bool(rate != 0):
+        raise InputError(
+            f"The event found at t={located:g} touches zero without crossing it (dg/dt = 0), so its time has no gradient. "
+            f"Detach the result, or choose an event function that crosses zero."
+        )
+    t = t - (g - g.detach()).to(t.dtype) / rate
+    return t, steps(zero, t)

@@ -1,0 +1,87 @@
+"""What went wrong, for people: when, how, where in the state, and what to try."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from .loop import Failed, LoopState
+from .plan import Plan
+from .problem import Problem
+from .solution import Status
+
+
+def message(problem: Problem, plan: Plan, state: LoopState, end: float | None = None) -> str:
+    """One line for a solve that worked, three parts for one that did not.
+
+    Args:
+        end: where it ended, if not at the end of its last step.
+    """
+    if state.failed is None:
+        return f"{state.status.value} (t={problem.direction * (state.t if end is None else end):g})."
+    return _EXPLAIN[state.status](problem, plan, state, state.failed)
+
+
+def _where(problem: Problem, failed: Failed) -> str:
+    size = f" with step size {failed.dt:.3g}" if 0 < failed.dt < math.inf else ""
+    return f"at t={problem.direction * failed.t:.9g}{size}"
+
+
+def _worst(problem: Problem, state: LoopState, failed: Failed) -> str:
+    """The entry whose error was furthest from its tolerance in the last attempt."""
+    if failed.step is None or failed.step.error is None or not failed.step.error.numel():
+        return ""
+    ratio = failed.step.error.abs() / problem.tolerance.scale(state.y, failed.step.y1)
+    entry = problem.layout.describe(ratio == ratio.max())
+    return f"; the largest error is that of {entry}" if bool(torch.isfinite(ratio).all()) else ""
+
+
+def _max_steps(problem: Problem, plan: Plan, state: LoopState, failed: Failed) -> str:
+    unit = "in one output interval" if plan.max_steps_per_output else "in all"
+    return (
+        f"max_steps={plan.max_steps} attempted steps {unit} were used up {_where(problem, failed)} "
+        f"({state.accepted} accepted, {state.rejected} rejected{_worst(problem, state, failed)}). Loosen rtol and atol, "
+        f"raise max_steps, or check whether the problem is stiff or its solution runs away there."
+    )
+
+
+def _step_too_small(problem: Problem, plan: Plan, state: LoopState, failed: Failed) -> str:
+    return (
+        f"The step became too small for the precision of the time {_where(problem, failed)}: the tolerance cannot be met"
+        f"{_worst(problem, state, failed)}. The solution may have a singularity there, or f a jump (name it in jump_times), "
+        f"or the tolerance is below what {problem.layout.dtype} can hold (loosen rtol and atol, or use float64)."
+    )
+
+
+def _nonfinite_slope(problem: Problem, plan: Plan, state: LoopState, failed: Failed) -> str:
+    bad = ~torch.isfinite(state.y)
+    if failed.step is not None:
+        bad = bad | ~torch.isfinite(failed.step.k).all(dim=0) | ~torch.isfinite(failed.step.y1)
+    entries = f" in {problem.layout.describe(bad)}" if bool(bad.any()) else ""
+    return (
+        f"f or the state became nan or inf {_where(problem, failed)}{entries}. Check f near that time (a division by zero, a "
+        f"log or square root of something negative, an overflow); a smaller first step `dt` may keep the solve inside its "
+        f"domain."
+    )
+
+
+def _nonfinite_state(problem: Problem, plan: Plan, state: LoopState, failed: Failed) -> str:
+    bad = problem.layout.describe(~torch.isfinite(problem.y0), state="y0")
+    return (
+        f"y0 holds nan or inf in {bad} at t={problem.direction * failed.t:g}, so there is nothing to start from. "
+        f"Check what y0 is computed from, for example with `torch.isfinite(y0).all()`."
+    )
+
+
+def _bad_output(problem: Problem, plan: Plan, state: LoopState, failed: Failed) -> str:
+    return f"{failed.error} (This happened {_where(problem, failed)}.)"
+
+
+_EXPLAIN = {
+    Status.MAX_STEPS: _max_steps,
+    Status.STEP_TOO_SMALL: _step_too_small,
+    Status.NONFINITE_SLOPE: _nonfinite_slope,
+    Status.NONFINITE_STATE: _nonfinite_state,
+    Status.BAD_OUTPUT: _bad_output,
+}

@@ -1,0 +1,174 @@
+"""The user's ``f`` as the methods see it: counted, checked, flat, and never asked outside its interval."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._types import PyTree, Rows, Time, VectorField
+from .autocast import current_autocast
+from .errors import OutputError
+from .state import Layout, flatten
+
+
+class Span(NamedTuple):
+    """The interval of one step.
+
+    Attributes:
+        t: start.
+        t1: end; floats, or 0-d float64 tensors where times carry gradients.
+        last: the latest time at which ``f`` may be asked in this step (before a jump, or the last representable
+            time of the state's dtype that is not past the end); None where ``t1`` itself is fine.
+        first: the earliest such time (just after a jump); None where ``t`` itself is fine.
+        size: ``t1 - t`` as a float, also where the times are tensors.
+    """
+
+    t: Time
+    t1: Time
+    last: float | None = None
+    first: float | None = None
+    size: float = math.nan
+
+    @property
+    def dt(self) -> Time:
+        return self.t1 - self.t
+
+
+class Field:
+    """``field(t, y): [1, D] -> [1, D]`` around the user's ``f(t, y)`` or ``f(t, y, args)``.
+
+    Args:
+        f: the user's callable; gets ``t`` as a 0-d tensor in the state's real dtype.
+        layout: how the state lies in a row.
+        direction: -1 where the user's time decreases; inside, time always increases.
+        args: third argument of ``f``; an empty tuple means that ``f`` takes two.
+        broadcast: accept any output that broadcasts to the state's shape and cast it (the drop-in's way).
+    """
+
+    def __init__(
+        self,
+        f: VectorField,
+        layout: Layout,
+        direction: int = 1,
+        args: tuple[PyTree, ...] = (),
+        broadcast: bool = False,
+    ):
+        self.f = f
+        self.layout = layout
+        self.direction = direction
+        self.args = args
+        self.broadcast = broadcast
+        self.autocast = current_autocast(layout.device)
+        self.evaluations = 0
+
+    def with_args(self, args: tuple[PyTree, ...]) -> Field:
+        """The same field with other ``args`` and a counter of its own."""
+        new = copy.copy(self)
+        new.args, new.evaluations = args, 0
+        return new
+
+    def __call__(self, t: Tensor, y: Rows) -> Rows:
+        """The slope at time ``t`` (0-d, in the user's direction and dtype: see ``times``)."""
+        self.evaluations += 1
+        if self.autocast is None:
+            slope = self._ravel(self.f(t, self.layout.unravel(y), *self.args))
+        else:
+            with self.autocast():
+                slope = self._ravel(self.f(t, self.layout.unravel(y), *self.args))
+        return -slope if self.direction < 0 else slope
+
+    def times(self, span: Span, from_end: Tensor) -> tuple[Tensor, ...]:
+        """Stage times ``t1 + (c - 1) * dt`` as the user sees them.
+
+        Counted from the end so that ``c = 1`` is exactly ``t1``: ``f`` is never asked past the interval.
+
+        Args:
+            span: the step's interval.
+            from_end: ``c - 1`` of the stages, float64 ``[s]``, on the state's device.
+        """
+        times = from_end * span.dt + span.t1
+        if span.last is not None or span.first is not None:
+            limited = times.detach().clamp(min=span.first, max=span.last)
+            times = times + (limited - times.detach()) if times.requires_grad else limited
+        return (times * self.direction if self.direction < 0 else times).to(self.layout.real_dtype).unbind(0)
+
+    def start_slope(self, span: Span, y: Rows) -> Rows:
+        """The slope at the start of a step (just after it, where ``f`` jumps)."""
+        t = span.t
+        if span.first is not None:
+            t = t + (span.first - t.detach()) if isinstance(t, Tensor) else span.first
+        return self(self.time(t), y).clone()  # kept over later calls: f may return one buffer every time
+
+    def time(self, t: Time) -> Tensor:
+        """One time as the user sees it."""
+        if not isinstance(t, Tensor):
+            return torch.full((), t * self.direction, dtype=self.layout.real_dtype, device=self.layout.device)
+        return (t * self.direction).to(dtype=self.layout.real_dtype, device=self.layout.device)
+
+    def _ravel(self, slope: PyTree) -> Rows:
+        layout = self.layout
+        if layout.is_tensor:
+            dtype = layout.dtypes[0]
+            if not isinstance(slope, Tensor) or slope.shape != layout.shape or slope.dtype != dtype:
+                slope = self._mend(slope, layout.shape, dtype, "")
+            row = slope.reshape(1, layout.size)
+            return row if dtype == layout.dtype else row.to(layout.dtype)
+        leaves, spec = flatten(slope)
+        if spec != layout.spec and not self._same_but_for_type(slope, len(leaves)):
+            raise OutputError(
+                f"f(t, y) returned the structure {spec}, but y0 has {layout.spec}. "
+                f"Return one slope for each tensor of the state, in the same structure."
+            )
+        rows = [
+            x
+            if isinstance(x, Tensor) and x.shape == shape and x.dtype == dtype
+            else self._mend(x, shape, dtype, layout.name(i))
+            for i, (x, shape, dtype) in enumerate(zip(leaves, layout.shapes, layout.dtypes))
+        ]
+        return torch.cat([x.reshape(-1).to(layout.dtype) for x in rows]).view(1, layout.size)
+
+    def _same_but_for_type(self, slope: PyTree, n: int) -> bool:
+        """A list where the state is a tuple, or the other way round: what one returns from a function without a thought."""
+        spec = self.layout.spec
+        flat = isinstance(slope, list | tuple) and len(slope) == n == spec.num_children == spec.num_leaves
+        return flat and issubclass(spec.type or object, list | tuple)
+
+    def _mend(self, slope: object, shape: torch.Size, dtype: torch.dtype, which: str) -> Tensor:
+        """Accept what is surely meant (a number, one element, a lower precision), refuse the rest."""
+        if not isinstance(slope, Tensor | int | float | complex):
+            raise OutputError(
+                f"f(t, y) returned a {type(slope).__name__} as slope{which}, but the state{which} is a tensor of shape "
+                f"{tuple(shape)}. Return a tensor of that shape."
+            )
+        slope = torch.as_tensor(slope, device=self.layout.device)
+        if slope.shape != shape:
+            if not (slope.numel() == 1 and slope.dim() == 0) and not (
+                self.broadcast and _broadcasts(slope.shape, shape)
+            ):
+                raise OutputError(
+                    f"f(t, y) returned a slope{which} of shape {tuple(slope.shape)}, but the state{which} has shape "
+                    f"{tuple(shape)}. A slope has the shape of its state: return a tensor of shape {tuple(shape)}."
+                )
+            slope = slope.expand(shape)
+        if slope.dtype != dtype:
+            loses = torch.promote_types(slope.dtype, dtype) != dtype
+            if loses and (not self.broadcast or (slope.is_complex() and not dtype.is_complex)):
+                raise OutputError(
+                    f"f(t, y) returned a slope{which} of dtype {slope.dtype}, but the state{which} has {dtype}: the result "
+                    f"would be rounded silently. Make y0 {slope.dtype}, or return `slope.to({dtype})`."
+                )
+            slope = slope.to(dtype)
+        return slope
+
+
+def _broadcasts(small: torch.Size, large: torch.Size) -> bool:
+    return len(small) <= len(large) and all(a in (1, b) for a, b in zip(reversed(small), reversed(large)))
+
+
+def time_dtype(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has nothing better."""
+    return torch.float32 if device.type == "mps" else torch.float64

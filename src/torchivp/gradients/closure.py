@@ -1,0 +1,206 @@
+"""The tensors a function closes over: what a backward pass has to differentiate besides the arguments.
+
+Two ways of looking, because each misses what the other sees: reading the function (modules, closures, partials, globals),
+and walking the graph of one evaluation.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.autograd.graph import Node
+
+from .._types import Time
+from ..errors import GradientError
+from ..field import Field, Span
+
+_LIMIT = 100_000  # objects looked at; what lies beyond is still caught by ``check_all_seen``
+_MODULE_MACHINERY = frozenset(nn.Module().__dict__) - {"_parameters", "_buffers", "_modules"}
+
+
+def closed_over(f: Any) -> list[Tensor]:
+    """The tensors requiring grad that ``f`` holds: parameters and buffers of modules, closure cells, defaults, partials,
+    attributes, and the globals its code names; in containers, to any depth."""
+    found: dict[int, Tensor] = {}
+    seen: set[int] = set()
+    todo = [f]
+    while todo and len(seen) < _LIMIT:
+        x = todo.pop()
+        if id(x) in seen:
+            continue
+        seen.add(id(x))
+        if isinstance(x, Tensor):
+            if x.requires_grad:
+                found[id(x)] = x
+        else:
+            todo.extend(_parts(x))
+    return list(found.values())
+
+
+def _parts(x: Any) -> Iterator[Any]:
+    """What an object is made of, as far as a function could reach it."""
+    if isinstance(x, dict):
+        yield from x.values()
+    elif isinstance(x, list | tuple | set | frozenset):
+        yield from x
+    elif isinstance(x, functools.partial):
+        yield from (x.func, x.args, x.keywords)
+    elif isinstance(x, types.MethodType):
+        yield from (x.__func__, x.__self__)
+    elif isinstance(x, types.FunctionType):
+        yield from _parts_of_function(x)
+    elif isinstance(x, nn.Module):
+        yield from (value for name, value in x.__dict__.items() if name not in _MODULE_MACHINERY)
+        yield type(x).forward
+    elif isinstance(x, types.ModuleType | type | threading.local) or _is_library_object(x):
+        return
+    else:
+        yield from (getattr(x, "__dict__", {}), vars(type(x)).get("__call__"))
+        slots = getattr(type(x), "__slots__", ())
+        yield from (getattr(x, name, None) for name in ([slots] if isinstance(slots, str) else slots))
+
+
+def _parts_of_function(x: types.FunctionType) -> Iterator[Any]:
+    if hasattr(x, "__wrapped__"):
+        yield x.__wrapped__
+    for cell in x.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not yet filled
+            continue
+    yield from (x.__defaults__, x.__kwdefaults__)
+    if not _from_library(x.__module__):
+        yield from (x.__globals__[name] for name in _names(x.__code__) if name in x.__globals__)
+
+
+def _names(code: types.CodeType) -> Iterable[str]:
+    yield from code.co_names
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            yield from _names(const)
+
+
+def _is_library_object(x: Any) -> bool:
+    return isinstance(x, str | bytes | int | float | complex | type(None)) or _from_library(type(x).__module__)
+
+
+def _from_library(module: str | None) -> bool:
+    return (module or "").partition(".")[0] in ("torch", "numpy", "builtins", "jaxtyping", "beartype")
+
+
+Edge = tuple[Node, int]
+"""A place in a graph: a node and the number of its output."""
+
+
+def graph(outputs: Iterable[Tensor], known: Iterable[Tensor] = ()) -> set[Edge]:
+    """The edges of the graph of ``outputs`` down to the ``known`` tensors (which are left out)."""
+    stop = {_edge(t) for t in known if t.grad_fn is not None}
+    edges: set[Edge] = set()
+    todo = [_edge(o) for o in outputs]
+    while todo:
+        edge = todo.pop()
+        if edge[0] is None or edge in edges or edge in stop:
+            continue
+        edges.add(edge)
+        todo.extend(edge[0].next_functions)
+    return edges
+
+
+def leaves(edges: Iterable[Edge]) -> list[Tensor]:
+    """The leaf tensors that require grad at the ends of a graph."""
+    return [node.variable for node, _ in edges if hasattr(node, "variable")]
+
+
+def unseen(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor]:
+    """The leaves requiring grad that one reaches from ``outputs`` without passing a ``known`` tensor."""
+    known = list(known)
+    seen = {id(t) for t in known}
+    return [x for x in leaves(graph(outputs, known)) if id(x) not in seen]
+
+
+def _edge(x: Tensor) -> Any:
+    return x.grad_fn, x.output_nr
+
+
+@torch.enable_grad()
+def probe(field: Field, span: Span, y0: Tensor, args: list[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """The slope at the start, with autograd watching, and the tensors that ``f`` closes over: those one finds by looking
+    at it, and leaves that only the evaluation shows.
+
+    Tensors computed from others (no leaves) count only if the slope really depends on them: an attribute may hold an old
+    intermediate result. And if a tensor is closed over together with one computed from it, the leaves alone count.
+
+    Args:
+        args: the differentiable leaves of the third argument of ``f``.
+
+    Raises:
+        GradientError: if ``f`` uses something computed beforehand that cannot be found by looking at it.
+    """
+    y0 = y0.detach().requires_grad_()
+    before = (y0 * 1).grad_fn._sequence_nr()  # type: ignore[union-attr]
+    held = closed_over(field.f)  # before f runs, and may leave intermediate results on its module
+    slope = field.start_slope(span, y0)
+    closed = _independent(held, graph([slope]))
+    visible = {id(x) for x in held}
+    known = [y0, *args, *closed]
+    extra = unseen([slope], known)
+    computed = [node for node, _ in graph([slope], known) if not hasattr(node, "variable")]
+    if extra and min(node._sequence_nr() for node in computed) <= before:
+        raise GradientError(_HIDDEN.format(t=float(span.t), n=len(extra), shapes=_shapes(extra)))
+    extra += [x for x in closed if id(x) not in visible]
+    return slope.detach(), [x for x in closed if id(x) in visible], extra
+
+
+def _independent(found: list[Tensor], used: set[Edge]) -> list[Tensor]:
+    """The tensors of ``found`` that the slope uses, if none is computed from another; otherwise leaves alone."""
+    plain = [x for x in found if x.grad_fn is None]
+    computed = [x for x in found if x.grad_fn is not None and _edge(x) in used]
+    behind = {id(x): graph([x]) for x in computed}
+    below = {id(x): x for edges in behind.values() for x in leaves(edges)}
+    ends = {_edge(x) for x in computed}
+    nested = any(len(ends & edges) > 1 for edges in behind.values())
+    if nested or any(id(x) in below for x in plain):
+        return list({**{id(x): x for x in plain}, **below}.values())
+    return plain + computed
+
+
+def forward_mode() -> bool:
+    """Whether forward-mode differentiation is going on, which only autograd through the loop can follow."""
+    return forward_ad._current_level >= 0
+
+
+def check_all_seen(outputs: Iterable[Tensor], known: Iterable[Tensor], t: Time) -> None:
+    """Raise instead of returning a gradient that lacks a part."""
+    extra = unseen(outputs, known)
+    if extra:
+        raise GradientError(_HIDDEN.format(t=float(t), n=len(extra), shapes=_shapes(extra)))
+
+
+def check_still_held(f: Any, closed: Iterable[Tensor]) -> None:
+    """Raise if ``f`` held tensors in the forward pass that it holds no longer."""
+    now = {id(x) for x in closed_over(f)}
+    lost = [x for x in closed if id(x) not in now]
+    if lost:
+        raise GradientError(
+            f"Since the forward pass f has lost {len(lost)} tensor(s) requiring grad (shapes {_shapes(lost)}), so taking its "
+            f"steps again would use other numbers. torch.func.functional_call puts a module's own parameters back when it "
+            f"returns: pass them as `args` and write f(t, y, args), or use gradient='direct'."
+        )
+
+
+_HIDDEN = (
+    "At t={t:g} f used {n} tensor(s) requiring grad (shapes {shapes}), or tensors computed from them, that cannot be seen by "
+    "looking at f, so a part of their gradient would silently be zero. Pass them as `args` and write f(t, y, args), or use "
+    "gradient='direct'."
+)
+
+
+def _shapes(tensors: list[Tensor]) -> str:
+    return ", ".join(str(tuple(x.shape)) for x in tensors[:4])

@@ -1,0 +1,21 @@
+"""``gradient="direct"``: autograd through the loop. Exact, composable, and as hungry for memory as a deep network."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import GradientError
+from ..plan import Plan
+from ..problem import Problem
+from ..runners.eager import Run, run
+
+
+def integrate(problem: Problem, plan: Plan) -> Run:
+    """Solve with autograd watching (or not, under ``torch.no_grad``)."""
+    past = () if problem.resume is None else problem.resume.history
+    if torch.is_grad_enabled() and problem.y0.requires_grad and not all(k.requires_grad for _, k in past):
+        raise GradientError(
+            "A multistep method was resumed, and the slopes of its past carry no gradient, because the solve before had "
+            "another gradient than 'direct'. Use gradient='direct' for both solves, or a Runge-Kutta method."
+        )
+    return run(problem, plan)

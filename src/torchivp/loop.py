@@ -1,0 +1,198 @@
+"""The algorithm: accepted steps, one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ._types import Rows
+from .controllers import Verdict, initial_step
+from .controllers.base import Memory
+from .field import Span
+from .methods.base import History, Step
+from .plan import Plan
+from .problem import Problem
+from .solution import Status
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The attempt a solve failed at: enough for a message that helps."""
+
+    t: float
+    dt: float
+    step: Step | None = None
+    error: Exception | None = None
+
+
+@dataclass
+class LoopState:
+    """Where a solve stands.
+
+    Between two steps the consumer of ``march`` may change ``y``; the next step then starts afresh from there.
+    """
+
+    t: float
+    y: Rows
+    dt: float
+    history: History = ()
+    ready: bool = False
+    slope: Tensor | None = None
+    last: Step | None = None
+    memory: Memory = ()
+    attempted: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    budget_from: int = 0
+    status: Status = Status.RUNNING
+    failed: Failed | None = None
+    sizes: list[tuple[float, Tensor]] = field(default_factory=list)
+
+    def fail(self, status: Status, step: Step | None = None, error: Exception | None = None) -> None:
+        self.status, self.failed = status, Failed(self.t, self.dt, step, error)
+
+
+@dataclass
+class TakenStep:
+    """An accepted step, before the loop goes on."""
+
+    problem: Problem
+    plan: Plan
+    span: Span
+    timed: Span
+    y0: Rows
+    history: History
+    ready: bool
+    step: Step
+    looked_into: bool = False
+
+    def look_inside(self) -> Step:
+        """The step with everything its interpolant needs."""
+        if not self.looked_into:
+            self.step = self.plan.method.dense(self.problem.field, self.timed, self.y0, self.step)
+            self.looked_into = True
+        return self.step
+
+
+def march(problem: Problem, plan: Plan, state: LoopState) -> Iterator[TakenStep]:
+    """Take accepted steps from ``state.t`` to the end; how it ended stands in ``state.status``."""
+    while state.status is Status.RUNNING and state.t < plan.limits.end:
+        taken = accepted_step(problem, plan, state)
+        if taken is None:
+            return
+        state.t, state.y = taken.span.t1, taken.step.y1
+        yield taken
+        unchanged = state.y is taken.step.y1
+        state.history = taken.step.history if unchanged else ()
+        state.ready = taken.step.ready and unchanged
+    if state.status is Status.RUNNING:
+        state.status = Status.SUCCESS
+
+
+def accepted_step(problem: Problem, plan: Plan, state: LoopState) -> TakenStep | None:
+    """Attempt steps until one is good enough; None (and a status) if that is not to be."""
+    field, method = problem.field, plan.method
+    if plan.limits.is_jump(state.t):
+        state.history, state.ready = (), False
+    span = plan.limits.cut(state.t, state.dt)
+    history = known_slopes(problem, plan, state, span)
+    while state.attempted - state.budget_from < plan.max_steps:
+        timed = problem.timed(span)
+        if plan.watch is not None:
+            plan.watch.attempt(state.t, state.y, state.dt if math.isfinite(state.dt) else span.dt)
+        step = method.step(field, timed, state.y, history)
+        state.attempted += 1
+        state.last = step
+        verdict, ratio = judge(problem, plan, state, span, step)
+        if plan.watch is not None:
+            (plan.watch.accept if verdict.accepted else plan.watch.reject)(state.t, state.y, span.dt)
+        landed = span.t1 < state.t + state.dt
+        if verdict.accepted:
+            state.accepted += 1
+            state.slope, state.memory = None, verdict.memory
+            state.dt = max(verdict.dt, state.dt) if landed else verdict.dt
+            return TakenStep(problem, plan, span, timed, state.y, state.history, state.ready, step)
+        state.rejected += 1
+        state.dt = verdict.dt
+        if not state.dt >= smallest_step(state.t):
+            state.fail(Status.STEP_TOO_SMALL if math.isfinite(ratio) else Status.NONFINITE_SLOPE, step)
+            return None
+        span = plan.limits.cut(state.t, state.dt)
+    state.fail(Status.MAX_STEPS, state.last)
+    return None
+
+
+def known_slopes(problem: Problem, plan: Plan, state: LoopState, span: Span) -> History:
+    """The history a step starts from, with the slope at its start first."""
+    if (state.ready and span.first is None) or not plan.method.needs_slope:
+        return state.history
+    if state.slope is None:
+        state.slope = problem.field.start_slope(problem.timed(span), state.y)
+    state.history, state.ready = state.history[1:] if state.ready else state.history, False
+    return ((problem.clock(state.t), state.slope), *state.history)
+
+
+def judge(problem: Problem, plan: Plan, state: LoopState, span: Span, step: Step) -> tuple[Verdict, float]:
+    """The controller's verdict. With an error estimate it costs the one host synchronisation of the step."""
+    if step.error is None or not plan.controller.adaptive:
+        state.sizes.append((span.t1, size(step.y1)))
+        return plan.controller.judge(0.0, state.dt, state.memory, 1), 0.0
+    ratio = problem.tolerance.ratio(step.error, state.y, step.y1)
+    return plan.controller.judge(ratio, span.dt, state.memory, error_order(plan)), ratio
+
+
+def error_order(plan: Plan) -> int:
+    return plan.method.error_order or plan.method.order
+
+
+def size(y: Rows) -> Tensor:
+    """Largest entry; nan or inf as soon as one entry is. Stays on the device."""
+    y = y.detach()
+    return torch.linalg.vector_norm(y, math.inf) if y.numel() else y.new_zeros(()).real
+
+
+def start(problem: Problem, plan: Plan, state: LoopState) -> None:
+    """Everything before the first step: the past of a resumed solve, a look at the state, the size of the first step."""
+    if problem.resume is not None:
+        state.history, state.memory = problem.resume.history, problem.resume.memory
+    if not plan.controller.adaptive:
+        state.dt = plan.controller.first_step(plan.limits.end)
+        state.sizes.append((state.t, size(state.y)))
+    elif not bool(torch.isfinite(state.y).all()):
+        state.fail(Status.NONFINITE_STATE)
+    elif state.t < plan.limits.end:
+        first_step(problem, plan, state)
+        state.dt = max(min(state.dt, plan.controller.max_step), plan.controller.min_step, smallest_step(state.t))
+
+
+def smallest_step(t: float) -> float:
+    """A step that still moves the time."""
+    return 4 * math.ulp(t)
+
+
+def first_step(problem: Problem, plan: Plan, state: LoopState) -> None:
+    """Choose ``state.dt``: the user's, a resumed solve's, or Hairer's (which needs the slope; it is kept for the step)."""
+    resumed = math.inf if problem.resume is None else problem.resume.dt
+    if plan.dt is not None or math.isfinite(resumed):
+        state.dt = resumed if plan.dt is None else plan.dt
+        return
+    field, span = problem.field, plan.limits.cut(state.t, math.inf)
+    slope = field.start_slope(problem.timed(span), state.y) if state.slope is None else state.slope
+    if not bool(torch.isfinite(slope).all()):
+        state.fail(Status.NONFINITE_SLOPE, Step(state.y, slope, slope, None, ()))
+        return
+    state.slope = slope
+    room = min(span.dt, plan.controller.max_step)
+    state.dt = initial_step(field, state.t, room, state.y, slope, error_order(plan) - 1, problem.tolerance)
+
+
+def first_bad_step(plan: Plan, state: LoopState) -> int | None:
+    """Fixed steps: read the device's record of sizes, once. The number of the first step (0: y0) that is not finite."""
+    if not (plan.check_finite and state.sizes and state.status.success):
+        return None
+    bad = ~torch.isfinite(torch.stack([size for _, size in state.sizes]))
+    return int(bad.nonzero()[0]) if bool(bad.any()) else None

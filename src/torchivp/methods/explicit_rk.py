@@ -1,0 +1,118 @@
+"""Explicit Runge-Kutta methods: one step function for every tableau."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._types import Rows
+from ..field import Field, Span, time_dtype
+from .base import History, Method, Step
+from .tableau import DenseOutput, Row, Tableau, hermite
+
+
+class ExplicitRungeKutta(Method):
+    """An explicit Runge-Kutta method; a subclass is its tableau and nothing else."""
+
+    tableau: ClassVar[Tableau]
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        return self.tableau.order
+
+    @property
+    def error_order(self) -> int | None:  # type: ignore[override]
+        return self.tableau.error_order
+
+    def step(self, field: Field, span: Span, y: Rows, history: History) -> Step:
+        rk = coefficients(self.tableau, y.dtype, y.device)
+        times = field.times(span, rk.from_end)
+        k = slope = history[0][1]
+        stage = y
+        for a, t in zip(rk.a, times):
+            stage = combine(y, a, k, span)
+            slope = field(t, stage)
+            k = torch.cat((k, slope))
+        y1 = stage if rk.fsal else combine(y, rk.b, k, span)
+        error = None if rk.b_err is None else error_estimate(y, rk.b_err, k, span)
+        history = ((span.t1, slope.clone()),) if rk.fsal else ()
+        return Step(y1, k, rk.weights, error, history, ready=rk.fsal)
+
+    def dense(self, field: Field, span: Span, y: Rows, step: Step) -> Step:
+        rk = coefficients(self.tableau, y.dtype, y.device)
+        if not rk.dense_a:
+            return step
+        k, history, ready = step.k, step.history, step.ready
+        for a, t in zip(rk.dense_a, field.times(span, rk.dense_from_end)):
+            slope = field(t, combine(y, a, k, span))
+            k = torch.cat([k, slope])
+            if rk.hermite:  # the extra stage is the slope at the end: the next step need not ask for it again
+                history, ready = ((span.t1, slope.clone()),), True
+        return step._replace(k=k, history=history, ready=ready)
+
+
+def combine(y: Rows, weights: Tensor, k: Tensor, span: Span) -> Rows:
+    """``y + dt * weights @ k``: ``[1, D]`` from weights ``[1, s]`` and slopes ``[s, D]``.
+
+    Times that carry gradients give the same numbers, to the last bit.
+    """
+    slope = weights @ k
+    y1 = torch.add(y, slope, alpha=span.size)
+    if isinstance(span.dt, Tensor):
+        y1 = y1 + (span.dt - span.dt.detach()).to(y.real.dtype) * slope
+    return y1
+
+
+def error_estimate(y: Rows, weights: Tensor, k: Tensor, span: Span) -> Rows:
+    """``dt * weights @ k``, a constant of the gradient (``y`` only lends its shape)."""
+    return torch.addmm(y.detach(), weights, k.detach(), beta=0, alpha=span.size)
+
+
+class _Coefficients(NamedTuple):
+    """A tableau as tensors of one dtype on one device."""
+
+    fsal: bool
+    from_end: Tensor
+    a: tuple[Tensor, ...]
+    b: Tensor
+    b_err: Tensor | None
+    weights: Tensor
+    dense_from_end: Tensor
+    dense_a: tuple[Tensor, ...]
+    hermite: bool
+
+
+@lru_cache(maxsize=256)
+def coefficients(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> _Coefficients:
+    dense = tableau.dense or hermite(tableau)
+
+    def row(numbers: Row) -> Tensor:
+        return torch.tensor([[float(x) for x in numbers]], dtype=torch.float64).to(device=device, dtype=dtype)
+
+    def from_end(nodes: Row) -> Tensor:
+        return torch.tensor([float(c - 1) for c in nodes], dtype=torch.float64).to(
+            device=device, dtype=time_dtype(device)
+        )
+
+    return _Coefficients(
+        fsal=tableau.fsal,
+        from_end=from_end(tableau.c[1:]),
+        a=tuple(row(a) for a in tableau.a[1:]),
+        b=row(tableau.b),
+        b_err=None if tableau.b_err is None else row(tableau.b_err),
+        weights=interpolant_weights(dense, dtype, device),
+        dense_from_end=from_end(dense.c),
+        dense_a=tuple(row(a) for a in dense.a),
+        hermite=tableau.dense is None and not tableau.fsal,
+    )
+
+
+def interpolant_weights(dense: DenseOutput, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``[P, S]``, in double precision where large weights cancel (the polynomials are rounded afterwards)."""
+    weights = torch.tensor([[float(x) for x in row] for row in dense.weights], dtype=torch.float64)
+    if float(weights.abs().max()) > 100:
+        dtype = torch.promote_types(dtype, time_dtype(device))
+    return weights.to(device=device, dtype=dtype)

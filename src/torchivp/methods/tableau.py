@@ -1,0 +1,101 @@
+"""Runge-Kutta coefficients as data: exact numbers, no behaviour.
+
+The dataclasses compare and hash by identity, so that a tableau is a cheap key of a cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+Number = Fraction | float | int
+Row = tuple[Number, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class DenseOutput:
+    """The polynomial a step leaves behind: ``y0 + dt * sum_p theta**p * sum_s weights[p-1][s] * k[s]``.
+
+    Args:
+        order: order of the polynomial for every theta in [0, 1] (global order, as for the method itself).
+        c: nodes of the extra stages that only the dense output needs (empty if it is free).
+        a: their rows; row i has one entry for each stage of the method and each extra stage before it.
+        weights: P rows (powers theta^1 .. theta^P) of S entries (stages of the method, then the extra ones). Sum over
+            the stages in float64: those of dopri8 reach 3300 and cancel (docs/design/dopri8-dense.md).
+    """
+
+    order: int
+    weights: tuple[Row, ...]
+    c: Row = ()
+    a: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Tableau:
+    """Butcher tableau of an explicit Runge-Kutta method.
+
+    Args:
+        order: order p of the propagated solution (weights ``b``).
+        c: s nodes, ``c[0] == 0``.
+        a: s rows; row i has i entries (row 0 is empty).
+        b: s weights of the propagated solution.
+        b_err: s weights of the error estimate, ``b - b_hat``; None for a method without one.
+        error_order: the exponent the step-size controller divides by (``ratio ** (-1 / error_order)``);
+            one more than the order of the lower of the two solutions.
+        embedded_order: order of ``b_hat = b - b_err``; None without an error estimate.
+        dense: the interpolant; None means cubic Hermite (see ``hermite``).
+    """
+
+    order: int
+    c: Row
+    a: tuple[Row, ...]
+    b: Row
+    b_err: Row | None = None
+    error_order: int | None = None
+    embedded_order: int | None = None
+    dense: DenseOutput | None = None
+
+    @property
+    def stages(self) -> int:
+        return len(self.b)
+
+    @property
+    def fsal(self) -> bool:
+        """First same as last: the last stage is the slope at the end of the step."""
+        return self.stages > 1 and self.c[-1] == 1 and self.b[-1] == 0 and tuple(self.a[-1]) == tuple(self.b[:-1])
+
+
+def c1_weights(b: Row, end: int, bumps: Sequence[Row] = ()) -> tuple[Row, ...]:
+    """Weights of an interpolant that meets the values and the slopes at both ends of the step, whatever the bumps.
+
+    It is cubic Hermite plus ``theta**2 * (1 - theta)**2 * sum_m theta**m * sum_s bumps[m][s] * k[s]``.
+
+    Args:
+        b: weights of the solution at theta = 1, one for each of the S stages (0 for those of the interpolant).
+        end: index of the stage that is the slope at the end; stage 0 is the slope at the start.
+        bumps: rows of S entries; they carry the order beyond Hermite's.
+    """
+    first = tuple(int(s == 0) for s in range(len(b)))
+    last = tuple(int(s == end) for s in range(len(b)))
+    rows = [
+        first,
+        tuple(3 * x - 2 * f0 - f1 for x, f0, f1 in zip(b, first, last)),
+        tuple(-2 * x + f0 + f1 for x, f0, f1 in zip(b, first, last)),
+        *[(0,) * len(b)] * len(bumps),
+    ]
+    for m, bump in enumerate(bumps):
+        for power, factor in ((m + 1, 1), (m + 2, -2), (m + 3, 1)):  # theta^2 - 2 theta^3 + theta^4
+            rows[power] = tuple(x + factor * v for x, v in zip(rows[power], bump))
+    return tuple(rows)
+
+
+def hermite(tableau: Tableau) -> DenseOutput:
+    """Cubic Hermite dense output from both ends' values and slopes (order 3, or the method's if lower).
+
+    A method that is not FSAL gets its end slope as one extra stage.
+    """
+    order = min(3, tableau.order)
+    if tableau.fsal:
+        return DenseOutput(order=order, weights=c1_weights(tableau.b, tableau.stages - 1))
+    return DenseOutput(order=order, weights=c1_weights((*tableau.b, 0), tableau.stages), c=(1,), a=(tuple(tableau.b),))

@@ -1,0 +1,94 @@
+"""The frozen choice of pieces for one solve, and whether they fit together."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+
+from ._types import Rows
+from .controllers import PID, Controller, FixedSteps, Limits
+from .errors import InputError
+from .methods.base import Method
+
+if TYPE_CHECKING:
+    from .events import Event
+    from .saving import Save
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """Whoever wants to see every attempt (the drop-in's callbacks). Times and states as inside the library."""
+
+    def attempt(self, t: float, y: Rows, dt: float) -> None: ...
+    def accept(self, t: float, y: Rows, dt: float) -> None: ...
+    def reject(self, t: float, y: Rows, dt: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a solve is made of.
+
+    Attributes:
+        method, controller, limits: the step, its size, and where it must end.
+        save, dense, events: what to keep.
+        max_steps: attempted steps; per output interval where ``max_steps_per_output``.
+        dt: the user's first step, or None.
+        on_step: called after each accepted step with the user's time and state; True stops.
+        progress: show a bar.
+        interruptible: Ctrl-C ends the solve instead of raising.
+        check_finite: fixed steps look for nan and inf (adaptive ones always do).
+        watch: sees every attempt.
+    """
+
+    method: Method
+    controller: Controller
+    limits: Limits
+    save: Save
+    dense: bool = False
+    events: tuple[Event, ...] = ()
+    max_steps: int = 100_000
+    max_steps_per_output: bool = False
+    dt: float | None = None
+    on_step: Callable[[float, Any], object] | None = None
+    progress: bool = False
+    interruptible: bool = False
+    check_finite: bool = True
+    watch: Watch | None = None
+
+
+def named(kind: str, name: object, table: Mapping[str, T]) -> T:
+    """The entry of this name, or an error that says what was probably meant."""
+    if isinstance(name, str) and name in table:
+        return table[name]
+    close = difflib.get_close_matches(str(name), table, n=1)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    raise InputError(f"{kind}={name!r} is not known.{meant} Choose one of: {', '.join(sorted(table))}.")
+
+
+def choose_method(method: str | Method | type[Method], table: Mapping[str, type[Method]]) -> Method:
+    """A method from its name, its class, or itself."""
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, type) and issubclass(method, Method):
+        return method()
+    return named("method", method, table)()
+
+
+def choose_controller(method: Method, controller: Controller | None, dt: float | None) -> Controller:
+    """Fixed steps for a method without an error estimate, the classical controller for the others."""
+    if controller is None:
+        return PID() if method.adaptive else FixedSteps(dt=dt)
+    if controller.adaptive and not method.adaptive:
+        raise InputError(
+            f"{method!r} has no error estimate, and {controller!r} needs one. Take an adaptive method such as 'tsit5', "
+            f"or leave `controller` out and give `dt`."
+        )
+    if not controller.adaptive and dt is not None:
+        raise InputError(
+            f"dt={dt} and {controller!r} both set the step size. Write `controller=FixedSteps(dt={dt})` alone."
+        )
+    return controller

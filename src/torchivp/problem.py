@@ -1,0 +1,178 @@
+"""The initial value problem as the library sees it: one row of numbers, increasing times, a field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._types import PyTree, Rows, Time, VectorField
+from .errors import InputError, InputTypeError
+from .field import Field, Span, time_dtype
+from .solution import Resume
+from .state import Layout, as_state, from_numpy
+from .tolerance import Norm, Tolerance, rms_norm
+
+
+class Clock:
+    """Times of the loop, as floats or, where the user's times require grad, as tensors that carry their gradient.
+
+    Step sizes are constants: a step point moves with ``t[0]``, unless the step landed on one of the user's times.
+
+    Args:
+        times: the user's times, increasing, float64 ``[T]`` on the CPU (its values are read in
+            every step); None where no gradient is wanted.
+        moves_with_start: the solve starts at ``times[0]`` (a resumed one starts where the other ended).
+    """
+
+    def __init__(self, times: Tensor | None, moves_with_start: bool = True):
+        self.times = times
+        if times is not None:
+            self.exact = dict(zip(times.tolist(), times.unbind(0)))
+            self.shift = times[0] - times[0].detach() if moves_with_start else torch.zeros_like(times[0])
+
+    def __call__(self, t: float) -> Time:
+        if self.times is None:
+            return t
+        exact = self.exact.get(t)
+        return self.shift + t if exact is None else exact
+
+
+@dataclass(frozen=True)
+class Problem:
+    """dy/dt = f(t, y), y(t[0]) = y0.
+
+    Attributes:
+        field: the vector field in rows and increasing time.
+        y0: ``[1, D]``.
+        t: the times asked for, strictly increasing floats (``direction`` times the user's).
+        clock: turns such a float into a time with gradient.
+        direction: -1 where the user's times decrease.
+        tolerance: what is small.
+        resume: where an earlier solve stopped, to go on from there.
+    """
+
+    field: Field
+    layout: Layout
+    y0: Rows
+    t: list[float]
+    clock: Clock
+    direction: int
+    tolerance: Tolerance
+    resume: Resume | None = None
+
+    @property
+    def t0(self) -> float:
+        """Where the solve starts."""
+        return self.t[0] if self.resume is None else self.resume.t
+
+    def timed(self, span: Span) -> Span:
+        """The span with times that carry gradients, where they are wanted."""
+        if self.clock.times is None:
+            return span
+        return span._replace(t=self.clock(span.t), t1=self.clock(span.t1))
+
+
+def make_problem(
+    f: VectorField,
+    y0: PyTree,
+    t: Any,
+    args: PyTree = None,
+    *,
+    rtol: PyTree = 1e-5,
+    atol: PyTree = 1e-7,
+    norm: Norm = rms_norm,
+    resume: Resume | None = None,
+    broadcast: bool = False,
+) -> Problem:
+    """Check the input of the front door and bring it into the library's form."""
+    if not callable(f):
+        raise InputTypeError(f"f is a {type(f).__name__}, which cannot be called. Give a function f(t, y).")
+    state = as_state(y0)
+    layout = Layout(state)
+    times = as_times(t, layout.device)
+    direction = -1 if len(times) > 1 and bool(times[0] > times[1]) else 1
+    if len(times) == 1 and resume is not None:
+        direction = resume.direction
+    inside = times if direction > 0 else -times
+    floats = inside.detach().tolist()
+    check_monotone(floats, direction)
+    return Problem(
+        field=Field(f, layout, direction, () if args is None else (args,), broadcast),
+        layout=layout,
+        y0=layout.ravel(state).clone(),  # f may write into the state it gets; y0 stays the user's
+        t=floats,
+        clock=Clock(inside.cpu() if inside.requires_grad else None, resume is None),
+        direction=direction,
+        tolerance=make_tolerance(rtol, atol, layout, norm),
+        resume=resume,
+    )
+
+
+def as_times(t: Any, device: torch.device) -> Tensor:
+    """The user's times as a 1-D tensor of the library's time dtype; a number alone is a span from 0 to it."""
+    if isinstance(t, np.ndarray | np.generic):
+        t = from_numpy(t, "t")
+    if not isinstance(t, Tensor):
+        try:
+            with_tensors = isinstance(t, list | tuple) and any(isinstance(x, Tensor) for x in t)
+            t = _stack(t) if with_tensors else torch.tensor(t, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise InputTypeError(
+                f"t is {_short(t)}, which does not read as times. Give a sequence of numbers, a 1-D tensor, or (t0, t1)."
+            ) from None
+    if t.is_complex() or t.dtype == torch.bool:
+        raise InputTypeError(f"t has dtype {t.dtype}, but times are real numbers. Give a floating point tensor.")
+    if t.dim() == 0:
+        t = torch.stack([torch.zeros_like(t), t]) if float(t.detach()) != 0 else t.reshape(1)
+    if t.dim() != 1 or t.numel() == 0:
+        raise InputError(
+            f"t has shape {tuple(t.shape)}, but times are one sequence of at least one number. Give (t0, t1), or all the "
+            f"times at which you want the solution, as a 1-D tensor."
+        )
+    return t.to(device=device, dtype=time_dtype(device))
+
+
+def _stack(t: Sequence[Any]) -> Tensor:
+    return torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in t])
+
+
+def _short(x: object) -> str:
+    text = repr(x)
+    return f"the {type(x).__name__} {text if len(text) < 80 else text[:76] + ' ...'}"
+
+
+def check_monotone(t: Sequence[float], direction: int) -> None:
+    for i, (a, b) in enumerate(zip(t, t[1:])):
+        if len(t) == 2 and a == b:
+            break
+        if not a < b:
+            raise InputError(
+                f"t must be strictly increasing or strictly decreasing, but t[{i}]={direction * a:g} is followed by "
+                f"t[{i + 1}]={direction * b:g}. Sort the times and drop duplicates: `t = torch.unique(t)`."
+            )
+    if not all(np.isfinite(t)):
+        raise InputError("t holds nan or inf. Give finite times; to integrate until something happens, use `events`.")
+
+
+def make_tolerance(rtol: PyTree, atol: PyTree, layout: Layout, norm: Norm = rms_norm) -> Tolerance:
+    """The tolerance in the layout of the state, checked.
+
+    ``atol`` is raised to the smallest normal number, so that with ``atol=0`` an entry that is and stays zero passes.
+    """
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if isinstance(value, int | float) and not value >= 0:
+            raise InputError(f"{name}={value} is no tolerance. Give a positive number, such as 1e-5.")
+    if isinstance(rtol, int | float) and isinstance(atol, int | float) and rtol == atol == 0:
+        raise InputError("rtol and atol are both 0, and no error is as small as that. Give rtol=1e-5, for example.")
+    working = torch.empty((), dtype=layout.dtype).real.dtype
+    if isinstance(atol, int | float):
+        absolute = torch.full((), float(atol), dtype=working, device=layout.device)
+    else:
+        absolute = layout.broadcast(atol, "atol", working)
+    relative = float(rtol) if isinstance(rtol, int | float) else layout.broadcast(rtol, "rtol", working)
+    return Tolerance(relative, absolute.clamp(min=torch.finfo(working).tiny), norm)

@@ -1,0 +1,7 @@
+"""How the loop is executed. Table of names; ``eager`` is plain PyTorch."""
+
+from .eager import run
+
+RUNNERS = {"eager": run}
+
+__all__ = ["RUNNERS", "run"]

@@ -1,0 +1,252 @@
+"""The user's state, whatever its shape or structure, as one row ``[1, D]`` and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optree
+import torch
+from torch import Tensor
+
+from ._types import PyTree, Rows
+from .errors import InputError, InputTypeError
+
+_NAMESPACE = "torchivp"
+_registered: set[type] = set()
+
+
+def flatten(tree: PyTree) -> tuple[list[Any], optree.PyTreeSpec]:
+    """Leaves and structure of a pytree of dicts, tuples, lists, namedtuples and dataclasses."""
+    leaves, spec = optree.tree_flatten(tree, namespace=_NAMESPACE)
+    new = {type(x) for x in leaves if dataclasses.is_dataclass(x)} - _registered
+    if not new:
+        return leaves, spec
+    for cls in new:
+        _register_dataclass(cls)
+    return flatten(tree)
+
+
+def unflatten(spec: optree.PyTreeSpec, leaves: list[Any]) -> PyTree:
+    return optree.tree_unflatten(spec, leaves)
+
+
+def tree_map(f: Callable[[Any], Any], tree: PyTree) -> PyTree:
+    """``f`` of every leaf."""
+    leaves, spec = flatten(tree)
+    return unflatten(spec, [f(x) for x in leaves])
+
+
+def _register_dataclass(cls: type) -> None:
+    names = [field.name for field in dataclasses.fields(cls) if field.init]
+    optree.register_pytree_node(
+        cls,
+        lambda x: ([getattr(x, name) for name in names], None, names),
+        lambda _, children: cls(**dict(zip(names, children))),
+        namespace=_NAMESPACE,
+    )
+    _registered.add(cls)
+
+
+def _is_array_like(y: Any) -> bool:
+    """A number, or a list or tuple of nothing but numbers (nested or not): read as an array, not as a pytree."""
+    if isinstance(y, list | tuple) and not hasattr(y, "_fields"):
+        return len(y) > 0 and all(_is_array_like(x) for x in y)
+    return isinstance(y, numbers.Number)
+
+
+def from_numpy(x: Any, name: str) -> Tensor:
+    """A tensor of its own memory from any NumPy array or scalar (read-only and reversed ones too)."""
+    try:
+        return torch.from_numpy(np.array(x))
+    except TypeError:
+        raise InputTypeError(
+            f"{name} is a NumPy array of dtype {x.dtype}, for which PyTorch has no counterpart. "
+            f"Write `{name}.astype(float)`."
+        ) from None
+
+
+def as_state(y0: PyTree) -> PyTree:
+    """The user's ``y0`` with numbers and NumPy arrays turned into tensors."""
+    if _is_array_like(y0):
+        return _state_tensor(y0, "y0")
+    leaves, spec = flatten(y0)
+    names = optree.treespec_paths(spec)
+    return unflatten(spec, [_state_tensor(x, "y0" + _path(p)) for x, p in zip(leaves, names)])
+
+
+def _path(path: tuple[Any, ...]) -> str:
+    return "".join(f"[{key!r}]" for key in path)
+
+
+def as_tensor(x: Any, name: str, what: str) -> Tensor:
+    """A tensor from a tensor, an array, a number or nested lists of numbers; integers as the default float dtype.
+
+    Args:
+        name: what the user calls it.
+        what: what it should be, for the message.
+    """
+    if isinstance(x, Tensor):
+        return x
+    if isinstance(x, np.ndarray | np.generic):
+        return from_numpy(x, name)
+    if not _is_array_like(x):
+        raise InputTypeError(f"{name} is a {type(x).__name__}, which is no tensor, array or number. {what}")
+    tensor = _from_numbers(x, name)
+    return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.to(torch.get_default_dtype())
+
+
+def _state_tensor(x: Any, name: str) -> Tensor:
+    tensor = as_tensor(x, name, "A state is a tensor of any shape, or a dict, list, tuple or dataclass of them.")
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        raise InputTypeError(
+            f"{name} has dtype {tensor.dtype}, but a solution of an ODE is not made of integers. "
+            f"Write `{name}.float()` or `{name}.double()`."
+        )
+    return tensor
+
+
+def _from_numbers(x: Any, name: str) -> Tensor:
+    try:
+        return torch.tensor(x)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{name} is a list whose rows differ in length: {x!r}. An array has rows of one length; for parts of different "
+            f"sizes give a list of tensors, `[torch.tensor(...), ...]`."
+        ) from None
+
+
+class Layout:
+    """How the user's state lies in one row.
+
+    Args:
+        example: a state (a pytree of tensors) of the structure, shapes and dtypes to remember.
+
+    Attributes:
+        dtype: of the row: what the state's dtypes promote to, float32 for half precision.
+        real_dtype: the real dtype the user sees, for times.
+    """
+
+    def __init__(self, example: PyTree):
+        leaves, self.spec = flatten(example)
+        if not leaves:
+            raise InputError("y0 holds no tensor at all. Give a tensor, or a pytree with at least one tensor in it.")
+        self.is_tensor = isinstance(example, Tensor)
+        self.shapes = [x.shape for x in leaves]
+        self.dtypes = [x.dtype for x in leaves]
+        self.sizes = [x.numel() for x in leaves]
+        self.size = sum(self.sizes)
+        self.device = leaves[0].device
+        elsewhere = [str(x.device) for x in leaves if x.device != self.device]
+        if elsewhere:
+            raise InputError(
+                f"The tensors of y0 are on several devices ({self.device}, {', '.join(elsewhere)}). "
+                f"Move them to one with `.to(device)`."
+            )
+        self.dtype = self.dtypes[0]
+        for dtype in self.dtypes[1:]:
+            self.dtype = torch.promote_types(self.dtype, dtype)
+        self.real_dtype = torch.empty((), dtype=self.dtype).real.dtype
+        if self.dtype in (torch.float16, torch.bfloat16):  # steps would drown in rounding; f still sees half precision
+            self.dtype = torch.float32
+        self.shape = self.shapes[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as a state of no memory: another process may not know the user's classes as pytrees yet."""
+        leaves = [
+            torch.zeros((), dtype=dtype, device=self.device).expand(shape)
+            for dtype, shape in zip(self.dtypes, self.shapes)
+        ]
+        return Layout, (unflatten(self.spec, leaves),)
+
+    def ravel(self, state: PyTree) -> Rows:
+        """``[1, D]`` from a state of this layout."""
+        if self.is_tensor:
+            return state.reshape(1, self.size).to(self.dtype)
+        leaves = flatten(state)[0]
+        return torch.cat([x.reshape(-1).to(self.dtype) for x in leaves]).view(1, self.size)
+
+    def unravel(self, row: Tensor, *, lead: tuple[int, ...] = ()) -> PyTree:
+        """The state in a row ``[1, D]``; or in rows ``[*lead, D]``, its leaves with ``lead`` before their own shape."""
+        if self.is_tensor:
+            return _cast(row.view((*lead, *self.shape)), self.dtypes[0])
+        pieces = row.view((*lead, self.size)).split(self.sizes, dim=-1)
+        leaves = [
+            _cast(piece, dtype).reshape((*lead, *shape))
+            for piece, shape, dtype in zip(pieces, self.shapes, self.dtypes)
+        ]
+        return unflatten(self.spec, leaves)
+
+    def broadcast(self, tree: PyTree, name: str, dtype: torch.dtype) -> Tensor:
+        """A tolerance ``[1, D]`` from one number or tensor for all parts of the state, or from a tree like it."""
+        parts = self._parts_for(tree, name)
+        return torch.cat([self._tolerance(x, shape, name, dtype) for x, shape in zip(parts, self.shapes)]).view(
+            1, self.size
+        )
+
+    def _parts_for(self, tree: PyTree, name: str) -> list[Any]:
+        n = len(self.shapes)
+        if self.is_tensor or isinstance(tree, Tensor | np.ndarray | np.generic | numbers.Number):
+            return [tree] * n
+        if (
+            isinstance(tree, list | tuple)
+            and self.spec.type in (list, tuple)
+            and self.spec.num_children == len(tree) == n
+        ):
+            return list(tree)
+        try:
+            return self.spec.flatten_up_to(tree)
+        except ValueError:
+            raise InputError(
+                f"{name} has the structure {flatten(tree)[1]}, but y0 has {self.spec}, so it is not clear which number "
+                f"belongs to which tensor. Give one number for all, or a tree like y0."
+            ) from None
+
+    def _tolerance(self, x: Any, shape: torch.Size, name: str, dtype: torch.dtype) -> Tensor:
+        number = isinstance(x, int | float)
+        value = (
+            torch.tensor(x, dtype=dtype) if number else as_tensor(x, name, "Give positive numbers, or a tree like y0.")
+        )
+        value = value.detach()
+        if value.is_complex() or not bool((value >= 0).all()):
+            raise InputError(
+                f"{name} holds {value.tolist()}, which is no tolerance. Give positive numbers, such as 1e-5."
+            )
+        value = value.to(device=self.device, dtype=dtype)
+        try:
+            return value.broadcast_to(shape).reshape(-1)
+        except RuntimeError:
+            raise InputError(
+                f"{name} of shape {tuple(value.shape)} does not broadcast to its part of y0, {tuple(shape)}. "
+                f"Give a number, or a tensor of a shape like y0's."
+            ) from None
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Layout:
+        """The layout of states whose tensors went through ``f`` (another device or dtype)."""
+        row = torch.zeros(1, self.size, dtype=self.dtype, device=self.device)
+        return Layout(unflatten(self.spec, [f(x) for x in flatten(self.unravel(row))[0]]))
+
+    def name(self, i: int) -> str:
+        """How one indexes the i-th tensor of the state."""
+        return _path(optree.treespec_paths(self.spec)[i])
+
+    def describe(self, mask: Tensor, limit: int = 4, state: str = "y") -> str:
+        """The entries of the user's state where ``mask [1, D]`` is true, as one would index them."""
+        total = int(mask.sum())
+        found: list[str] = []
+        for i, (part, shape) in enumerate(zip(mask.view(-1).split(self.sizes), self.shapes)):
+            for index in part.view(shape).nonzero().tolist()[: limit - len(found)]:
+                found.append(f"{state}{self.name(i)}" + (f"{index}" if index else ""))
+        more = f" and {total - len(found)} more" if total > len(found) else ""
+        return f"{', '.join(found)}{more} ({total} of {self.size} entries)"
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    if x.dtype == dtype:
+        return x
+    if x.is_complex() and not dtype.is_complex:
+        x = x.real
+    return x.to(dtype)

@@ -1,0 +1,48 @@
+"""What "small enough" means: the one definition that controller, first step and events share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._types import Rows
+
+Norm = Callable[[Tensor], Tensor]
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """Root mean square of all entries (0 for an empty tensor)."""
+    return torch.linalg.vector_norm(x) / max(1, x.numel()) ** 0.5
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The mixed criterion ``norm(error / (atol + rtol * max(|y0|, |y1|))) <= 1``.
+
+    Args:
+        rtol: relative tolerance, a float or ``[1, D]``.
+        atol: absolute tolerance in the units of y, a 0-d tensor or ``[1, D]``.
+        norm: ``[1, D] -> scalar``; root mean square over all entries unless said otherwise.
+    """
+
+    rtol: float | Tensor
+    atol: Tensor
+    norm: Norm = rms_norm
+
+    def scale(self, *states: Rows) -> Tensor:
+        """``atol + rtol * |y|``, with the largest of the states given."""
+        size = states[0].abs()
+        for y in states[1:]:
+            size = torch.maximum(size, y.abs())
+        if isinstance(self.rtol, Tensor):
+            return torch.addcmul(self.atol, self.rtol, size)
+        return torch.add(self.atol, size, alpha=self.rtol)
+
+    def ratio(self, error: Rows, y0: Rows, y1: Rows) -> float:
+        """Error over tolerance: a step is good enough at 1 or less; nan if ``y1`` overflowed. One host synchronisation."""
+        error, y0, y1 = error.detach(), y0.detach(), y1.detach()
+        error = torch.add(error, y1, alpha=0)  # inf * 0 is nan: an infinite y1 would hide behind its own scale
+        return float(self.norm(error / self.scale(y0, y1)))

@@ -1,0 +1,5 @@
+"""Names of ``torchdiffeq._impl.scipy_wrapper``."""
+
+from ..scipy import ScipyWrapperODESolver
+
+__all__ = ["ScipyWrapperODESolver"]

@@ -1,0 +1,6 @@
+"""Names of ``torchdiffeq._impl.solvers``."""
+
+from ..adaptive import AdaptiveStepsizeEventODESolver, AdaptiveStepsizeODESolver
+from ..fixed import FixedGridODESolver
+
+__all__ = ["AdaptiveStepsizeEventODESolver", "AdaptiveStepsizeODESolver", "FixedGridODESolver"]

@@ -1,0 +1,215 @@
+"""Solvers with adaptive steps: torchdiffeq's classes, options translated into the engine's pieces."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...controllers import PID
+from ...errors import InputError
+from ...methods import AdaptiveHeun, Bosh3, Dopri5, Dopri8, ExplicitRungeKutta, Fehlberg2, Tsit5
+from ...methods.tableau import Tableau
+from . import engine
+from .fixed import handle_unused_kwargs
+from .functions import CALLBACKS
+from .methods import method_from
+
+ButcherTableau = namedtuple("ButcherTableau", "alpha, beta, c_sol, c_error")
+
+
+class AdaptiveStepsizeODESolver:
+    """Base for a solver of your own: define ``_advance(next_t)``, which returns the state there.
+
+    Args:
+        dtype: of the times.
+        y0: state, any shape.
+        norm: of the error.
+    """
+
+    def __init__(self, dtype: torch.dtype, y0: Tensor, norm: Callable[[Tensor], Any], **unused_kwargs: Any):
+        handle_unused_kwargs(self, unused_kwargs)
+        self.y0 = y0
+        self.dtype = dtype
+        self.norm = norm
+
+    def _before_integrate(self, t: Tensor) -> None:
+        """Called once with all times."""
+
+    def _advance(self, next_t: Tensor) -> Tensor:
+        raise NotImplementedError(
+            f"{type(self).__name__} has no _advance(next_t). Define it: it returns the state there."
+        )
+
+    @classmethod
+    def valid_callbacks(cls) -> set[str]:
+        return set()
+
+    def integrate(self, t: Tensor) -> Tensor:
+        t = t.to(self.dtype)
+        self._before_integrate(t)
+        return torch.stack([self.y0, *(self._advance(next_t) for next_t in t[1:])])
+
+
+class AdaptiveStepsizeEventODESolver(AdaptiveStepsizeODESolver):
+    """The same with ``_advance_until_event(event_fn)``, which returns time and state of the event."""
+
+    def _advance_until_event(self, event_fn: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError(
+            f"{type(self).__name__} has no _advance_until_event(event_fn), so it cannot find events."
+        )
+
+    def integrate_until_event(self, t0: Tensor, event_fn: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+        t0 = t0.to(self.y0.device, self.dtype)
+        self._before_integrate(t0.reshape(-1))
+        event_time, y1 = self._advance_until_event(event_fn)
+        return event_time, torch.stack([self.y0, y1])
+
+
+class RKAdaptiveStepsizeODESolver(AdaptiveStepsizeEventODESolver):
+    """Adaptive Runge-Kutta methods. Subclass it with ``order``, ``tableau`` and ``mid`` for a method of your own.
+
+    Args:
+        func: ``func(t, y, *, perturb)`` in normal form.
+        y0: state, any shape.
+        rtol, atol: numbers, or tensors that broadcast to ``y0``.
+        norm: of tensors of ``y0``'s shape.
+        min_step, max_step: limits of the step size, in the units of ``t``; steps of ``min_step`` are always accepted.
+        first_step: size of the first step; chosen from the problem if None.
+        step_t: times to land on.
+        jump_t: times at which ``func`` jumps: land there, and ask it just before and just after.
+        safety, ifactor, dfactor: of the step-size control; the change from step to step is within [dfactor, ifactor].
+        max_num_steps: largest number of attempted steps between two output times.
+        dtype: of the times handed to callbacks. The engine's times are always float64.
+
+    Raises:
+        InputError: if a time stands twice in step_t and jump_t.
+    """
+
+    order: int
+    tableau: Any
+    mid: Tensor | None = None
+
+    def __init__(
+        self, func: Any, y0: Tensor, rtol: Any, atol: Any, min_step: Any = 0, max_step: Any = float("inf"),
+        first_step: Any = None, step_t: Any = None, jump_t: Any = None, safety: Any = 0.9, ifactor: Any = 10.0,
+        dfactor: Any = 0.2, max_num_steps: Any = 2**31 - 1, dtype: torch.dtype = torch.float64, **kwargs: Any,
+    ):  # fmt: skip
+        super().__init__(dtype=torch.promote_types(dtype, y0.real.dtype), y0=y0, **kwargs)
+        self.func = func
+        self.rtol = rtol
+        self.atol = atol
+        self.first_step = first_step
+        self.step_t = _floats(step_t)
+        self.jump_t = _floats(jump_t)
+        self.max_num_steps = int(max_num_steps)
+        self.controller = PID(
+            safety=float(safety), min_factor=float(dfactor), max_factor=float(ifactor),
+            min_step=float(min_step), max_step=float(max_step),
+        )  # fmt: skip
+
+    @classmethod
+    def valid_callbacks(cls) -> set[str]:
+        return set(CALLBACKS)
+
+    def engine_method(self) -> ExplicitRungeKutta:
+        """This solver as a method of the engine."""
+        return method_from(self.tableau, self.mid, self.order)
+
+    def setup(self, t: Tensor, *, landing: bool = False) -> engine.Setup:
+        return self._setup(t, float(t.detach()[-1]), landing)
+
+    def setup_event(self, t0: Tensor) -> engine.Setup:
+        return self._setup(t0, engine.NO_END, landing=False)
+
+    def _setup(self, t: Tensor, end: float, landing: bool) -> engine.Setup:
+        tolerance = engine.tolerance_of(self.rtol, self.atol, self.y0, self.norm)
+        problem = engine.make_problem(self.func, self.y0, t, tolerance)
+        stops, jumps = self._landings(problem.t0)
+        limits = self.controller
+        first = None if self.first_step is None else min(max(float(self.first_step), limits.min_step), limits.max_step)
+        plan = engine.make_plan(
+            problem, self.engine_method(), self.controller, end=end, stops=[*stops, *(problem.t[1:] if landing else ())],
+            jumps=jumps, open_ends=True, dt=first, max_steps=self.max_num_steps,
+            watch=engine.watch(self.func, self.y0, self.dtype),
+        )  # fmt: skip
+        return engine.Setup(problem, plan)
+
+    def integrate(self, t: Tensor) -> Tensor:
+        return engine.integrate(self, t)
+
+    def integrate_until_event(self, t0: Tensor, event_fn: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+        return engine.integrate_until_event(self, t0.to(self.y0.device), event_fn)
+
+    def _landings(self, t0: float) -> tuple[list[float], list[float]]:
+        """step_t and jump_t from the start on (at the start itself only a jump matters: which side to ask)."""
+        stops, jumps = ([t for t in times if t >= t0] for times in (self.step_t, self.jump_t))
+        if len({*stops, *jumps}) < len(stops) + len(jumps):
+            raise InputError("`step_t` and `jump_t` must not have any repeated elements between them.")
+        return stops, jumps
+
+
+def _floats(times: Any) -> list[float]:
+    if times is None:
+        return []
+    return torch.as_tensor(times, dtype=torch.float64).detach().reshape(-1).tolist()
+
+
+def as_butcher(tableau: Tableau) -> ButcherTableau:
+    """An engine's tableau in torchdiffeq's form."""
+
+    def row(numbers: Any) -> Tensor:
+        return torch.tensor([float(x) for x in numbers], dtype=torch.float64)
+
+    return ButcherTableau(row(tableau.c[1:]), [row(a) for a in tableau.a[1:]], row(tableau.b), row(tableau.b_err or ()))
+
+
+def middle(tableau: Tableau) -> Tensor | None:
+    """Weights of the middle of a step, from a dense output without extra stages."""
+    if tableau.dense is None or tableau.dense.c:
+        return None
+    weights = torch.tensor([[float(w) for w in row] for row in tableau.dense.weights], dtype=torch.float64)
+    return 0.5 ** torch.arange(1, len(weights) + 1, dtype=torch.float64) @ weights
+
+
+class BuiltIn(RKAdaptiveStepsizeODESolver):
+    """A method of the engine under torchdiffeq's name. A subclass may still bring another ``tableau``."""
+
+    method: ClassVar[ExplicitRungeKutta]
+    own_tableau: ClassVar[ButcherTableau]
+
+    def __init_subclass__(cls) -> None:
+        if "method" in vars(cls):
+            cls.order = cls.method.tableau.error_order or cls.method.tableau.order
+            cls.tableau = cls.own_tableau = as_butcher(cls.method.tableau)
+            cls.mid = middle(cls.method.tableau)
+
+    def engine_method(self) -> ExplicitRungeKutta:
+        return self.method if self.tableau is self.own_tableau else super().engine_method()
+
+
+class AdaptiveHeunSolver(BuiltIn):
+    method = AdaptiveHeun()
+
+
+class Fehlberg2Solver(BuiltIn):
+    method = Fehlberg2()
+
+
+class Bosh3Solver(BuiltIn):
+    method = Bosh3()
+
+
+class Dopri5Solver(BuiltIn):
+    method = Dopri5()
+
+
+class Tsit5Solver(BuiltIn):
+    method = Tsit5()
+
+
+class Dopri8Solver(BuiltIn):
+    method = Dopri8()

@@ -1,0 +1,52 @@
+"""Exceptions of the drop-in: ours by class, and also of the type that torchdiffeq raises in the same situation.
+
+Programs written for torchdiffeq catch ``AssertionError`` and ``RuntimeError``; ours are both these and ``TorchIVPError``.
+"""
+
+from __future__ import annotations
+
+from ...errors import InputError, InputTypeError, OutputError, SolveError, TorchIVPError
+
+
+class ArgumentError(TorchIVPError, AssertionError):
+    """An argument does not make sense (torchdiffeq: a bare ``assert``)."""
+
+
+class IntegerStateError(InputTypeError, NotImplementedError):
+    """The state is made of integers."""
+
+
+class NotYetImplementedError(InputError, NotImplementedError):
+    """A method of torchdiffeq that torchivp does not have yet."""
+
+
+class NotSupportedError(TorchIVPError, AttributeError):
+    """This solver cannot do what was asked of it."""
+
+
+class MaxStepsExceeded(SolveError, AssertionError):
+    """``max_num_steps`` attempted steps did not reach the next output time."""
+
+
+class StepUnderflow(SolveError, AssertionError):
+    """The step size became too small for the time's precision."""
+
+
+class NonFiniteState(SolveError, AssertionError):
+    """nan or inf, in ``y0`` or from ``func``."""
+
+
+class FunctionOutputError(SolveError, OutputError, TypeError):
+    """``func`` returned something that is not a slope of its state."""
+
+
+class EventNotFound(SolveError):
+    """Fixed steps: no event within the largest number of steps."""
+
+
+class ScipyError(SolveError, AssertionError):
+    """SciPy's solver gave up."""
+
+
+class OutsideInterval(InputError, AssertionError, IndexError):
+    """A dense solution was asked for a time that it does not cover."""

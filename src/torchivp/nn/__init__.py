@@ -1,0 +1,5 @@
+"""Layers."""
+
+from .ode_block import ODEBlock
+
+__all__ = ["ODEBlock"]

@@ -1,0 +1,76 @@
+"""What every test runs under: types and shapes checked, one thread, fixed seeds, and a word on what was skipped."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+if "torchivp" in sys.modules:
+    raise RuntimeError("torchivp was imported before its type checks were installed; look for a plugin that does so.")
+install_import_hook("torchivp", "typechecking.typechecked")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+torch.set_num_threads(1)
+torch.manual_seed(0)  # parameters of tests that are drawn while they are collected: the same in every process
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("fixed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> Iterator[None]:
+    """Every test begins with the same random numbers and the default dtype, whatever ran before it."""
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - what libraries under test may use
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_grad_enabled(grad)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference data beside the checkout; tests that need it are skipped without it."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared is not there")
+    return SHARED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """End the run by saying how many tests were skipped, and why."""
+    reasons = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", []))
+    terminalreporter.section("skipped tests")
+    if not reasons:
+        terminalreporter.write_line("none")
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"{count:5d}  {reason}")
+    if len(reasons) > 1:
+        terminalreporter.write_line(f"{sum(reasons.values()):5d}  in all")
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """The reason given to ``pytest.skip``; a report that travelled between processes holds it in a list."""
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple | list) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")

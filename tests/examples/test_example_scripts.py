@@ -1,0 +1,132 @@
+"""The example scripts run and end in a picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import choose_settings
+import demo
+import first_order
+import layers
+import oscillator
+import pytest
+import torch
+import train_odenet
+from odenet.data import digit_scans, digit_split
+from odenet.model import build_model, build_model_without_block, find_block
+from odenet.pictures import layers as block_layers
+from odenet.progress import PlainProgress, progress_bar
+from odenet.training import relative_change
+
+
+def assert_picture(path: Path) -> None:
+    """A PNG file that holds something."""
+    content = path.read_bytes()
+    assert content.startswith(b"\x89PNG"), path
+    assert len(content) > 10_000, path
+
+
+@pytest.mark.parametrize("script", [first_order, oscillator, layers])
+def test_small_scripts(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script.main(["--output-dir", str(tmp_path / "new" / "folder")]) == 0
+    picture = tmp_path / "new" / "folder" / f"{script.__name__}.png"
+    assert_picture(picture)
+    assert str(picture) in capsys.readouterr().out
+
+
+def test_first_order_is_exact(tmp_path: Path) -> None:
+    assert first_order.run(tmp_path)[1] < 1e-12
+
+
+def test_oscillator_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, there, back = oscillator.run(tmp_path)
+    assert there < 1e-5
+    assert back < 1e-5
+    oscillator.main(["--output-dir", str(tmp_path)])
+    assert "Times in no order are refused" in capsys.readouterr().out
+
+
+def test_layers_are_convolutional(tmp_path: Path) -> None:
+    _, states = layers.run(tmp_path)
+    assert states.shape == (5, 1, 3, 8, 8)
+    assert not torch.allclose(states[0], states[2])
+    assert layers.build_model()(torch.zeros(2, 1, 8, 8)).shape == (2, 1, 8, 8)
+
+
+def test_demo_with_one_seed_and_two_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main(["--output-dir", str(tmp_path), "--epochs", "2", "--seeds", "1"]) == 0
+    for name in ("first_order", "oscillator", "training", "layers"):
+        assert_picture(tmp_path / f"{name}.png")
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("ODENet", "no block", "logistic", "mean", "layers.png"))
+    seeds = json.loads((tmp_path / "figures.json").read_text())["seeds"]
+    assert list(seeds) == ["1"]
+    assert seeds["1"]["odenet"] > 0.5
+    assert seeds["1"]["logistic_regression"] > 0.9
+    assert seeds["1"]["nfe_forward"] >= 6
+    assert seeds["1"]["block_moved"] > 0
+
+
+def test_demo_fails_below_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = demo.History([1.0], [0.9], [0.96], [1.0], [1.0])
+    monkeypatch.setattr(demo.first_order, "run", lambda folder: (folder, 0.0))
+    monkeypatch.setattr(demo.oscillator, "run", lambda folder: (folder, 0.0, 0.0))
+    row = demo.Row(0.96, 0.9, 0.9, 1.0, 1.0, 1.0)
+    monkeypatch.setattr(demo, "run_seed", lambda *args, **kwargs: (row, history))
+    assert demo.main(["--output-dir", str(tmp_path)]) == 1
+    row.odenet = 0.98
+    assert demo.main(["--output-dir", str(tmp_path)]) == 0
+
+
+def test_real_mnist_trains(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shared / "data" / "mnist"
+    full = train_odenet.load_mnist_data(folder)
+    part = type(full)(full.x_train[:2000], full.y_train[:2000], full.x_test[:500], full.y_test[:500])
+    monkeypatch.setattr(train_odenet, "load_mnist_data", lambda folder: part)
+    flags = ["--data", "mnist", "--data-dir", str(folder), "--epochs", "2", "--output-dir", str(tmp_path)]
+    assert train_odenet.main(flags) == 0
+    assert_picture(tmp_path / "training.png")
+    assert_picture(tmp_path / "layers.png")
+    assert json.loads((tmp_path / "training.json").read_text())["history"]["test_accuracy"][-1] > 0.8
+
+
+def test_choice_of_settings_never_sees_a_test_image() -> None:
+    x, y = digit_scans()
+    test_images = {tuple(x[i].tolist()) for seed in (0, 1, 2) for i in digit_split(y, seed)[1]}
+    _, data = next(choose_settings.folds(1))
+    assert len(data.x_train) + len(data.x_test) == 917
+    used = {tuple(image) for part in (data.x_train, data.x_test) for image in part.tolist()}
+    assert not used & test_images
+
+
+def test_models() -> None:
+    torch.manual_seed(0)
+    model = build_model(pixels=64)
+    assert model(torch.rand(4, 64)).shape == (4, 10)
+    assert find_block(model) is not None
+    assert block_layers(model, torch.rand(4, 64)).shape == (5, 4, 32)
+    plain = build_model_without_block(pixels=64)
+    assert plain(torch.rand(4, 64)).shape == (4, 10)
+    assert find_block(plain) is None
+    with pytest.raises(ValueError, match="build_model"):
+        block_layers(plain, torch.rand(4, 64))
+
+
+def test_relative_change() -> None:
+    before = [torch.tensor([3.0]), torch.tensor([4.0])]
+    assert relative_change(before, [torch.tensor([3.0]), torch.tensor([3.0])]) == 0.2
+
+
+def test_progress_without_tqdm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    bar = progress_bar(20, 0, "training")
+    assert isinstance(bar, PlainProgress)
+    for _ in range(20):
+        bar.update()
+    bar.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[-1].startswith("training: 100 %")

@@ -1,6 +1,6 @@
 """torchivp: initial value problems in PyTorch, solved fast, correctly and differentiably."""
 
-from . import compat, methods, nn
+from . import compat, gradients, methods, nn
 from ._version import __version__
 from .compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
 from .controllers import PI, PID, FixedSteps, I
@@ -12,7 +12,7 @@ from .errors import (
     SolveError,
     TorchIVPError,
 )
-from .events import Event
+from .events import Event, SteadyState
 from .forcing import Interpolation
 from .solution import Solution, Stats, Status
 from .solve import solve
@@ -32,9 +32,11 @@ __all__ = [
     "SolveError",
     "Stats",
     "Status",
+    "SteadyState",
     "TorchIVPError",
     "__version__",
     "compat",
+    "gradients",
     "methods",
     "nn",
     "odeint",

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._types import PyTree
 from .errors import InputError, InputTypeError
 from .interpolation import StepPolynomials, fit
 from .problem import Problem
+from .tolerance import Tolerance
 from .trajectory import Found, Piece, Trajectory
-
-_SAMPLES = 8  # per step: crossings that come in pairs inside one step are seen if a sample falls between them
 
 _TINY = 1e-300
 
@@ -26,6 +26,9 @@ class Event:
         function: ``g(t, y)``, or ``g(t, y, args)`` where ``f`` takes args; returns one number.
         terminal: stop the solve at the first one.
         direction: +1 for crossings from negative to positive in the direction of the solve, -1 for the others, 0 for all.
+        samples: points in each step at which the sign is looked at; crossings that come in pairs between two of them are
+            missed.
+        at_rest: the function vanishes at a steady state (see ``SteadyState``): its time carries no gradient.
 
     Example:
         >>> hit = torchivp.Event(lambda t, y: y[0], terminal=True, direction=-1)
@@ -36,8 +39,12 @@ class Event:
     function: Callable[..., Tensor]
     terminal: bool = False
     direction: int = 0
+    samples: int = 8
+    at_rest: bool = False
 
     def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise InputError(f"samples={self.samples}: nobody would look for the event. Give a positive number.")
         if not callable(self.function):
             raise InputTypeError(
                 f"An event function is a {type(self.function).__name__}, which cannot be called. Give g with g(t, y)."
@@ -48,18 +55,62 @@ class Event:
             )
 
 
-def as_events(events: object) -> tuple[Event, ...]:
+@dataclass(frozen=True)
+class SteadyState:
+    """A terminal event: the solution has come to rest, ``|f| <= atol + rtol * |y|`` (root mean square).
+
+    It costs one evaluation of ``f`` in each step. With ``gradient="implicit"`` the state there is differentiated as a
+    solution of ``f = 0``.
+
+    Args:
+        rtol: of the state, in 1 / (unit of t).
+        atol: in (unit of y) / (unit of t).
+
+    Example:
+        >>> sol = torchivp.solve(f, y0, (0.0, 1e4), events=torchivp.SteadyState(), save="end")
+        >>> sol.y[-1], sol.t_events[0]
+    """
+
+    rtol: float = 1e-6
+    atol: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
+            raise InputError(
+                f"rtol={self.rtol}, atol={self.atol}: no solution comes to rest more than that. Give positive numbers."
+            )
+
+    def as_event(self, problem: Problem) -> Event:
+        """The event for one problem."""
+        size = Tolerance(
+            self.rtol, torch.tensor(self.atol, dtype=problem.layout.real_dtype, device=problem.layout.device)
+        )
+
+        def moving(t: Tensor, y: PyTree, *args: PyTree) -> Tensor:
+            row = problem.layout.ravel(y)
+            slope = problem.field.with_args(args)(t, row)
+            problem.field.evaluations += 1
+            return size.norm(slope / size.scale(row)) - 1
+
+        return Event(moving, terminal=True, direction=-1, samples=1, at_rest=True)
+
+
+def as_events(events: object, problem: Problem) -> tuple[Event, ...]:
     """Events from what the user gave: one or several, ``Event`` or a function (with SciPy's attributes, if any)."""
-    if isinstance(events, Event) or callable(events):
+    if isinstance(events, Event | SteadyState) or callable(events):
         events = (events,)
     if not isinstance(events, Sequence):
         raise InputTypeError(
             f"events is a {type(events).__name__}, which is no event and no list of them. Give Event(g), or a list."
         )
-    return tuple(e if isinstance(e, Event) else _from_function(e) for e in events)
+    return tuple(_as_event(e, problem) for e in events)
 
 
-def _from_function(g: object) -> Event:
+def _as_event(g: object, problem: Problem) -> Event:
+    if isinstance(g, Event):
+        return g
+    if isinstance(g, SteadyState):
+        return g.as_event(problem)
     if not callable(g):
         raise InputTypeError(f"An event is a {type(g).__name__}, which cannot be called. Give Event(g) with g(t, y).")
     direction, terminal = getattr(g, "direction", 0), getattr(g, "terminal", False)
@@ -110,12 +161,14 @@ class Detector:
         piece = Piece(piece.span._replace(t=float(piece.span.t), t1=float(piece.span.t1)), *piece[1:])
         steps = fit([piece])
         t, t1 = piece.span.t, piece.span.t1
-        samples = [t + (t1 - t) * i / _SAMPLES for i in range(1, _SAMPLES)] + [t1]
-        states = [*_at(steps, samples[:-1]), y1]
+        seen: dict[int, tuple[list[float], list[Tensor]]] = {}
+        for n in {event.samples for event in self.events}:
+            samples = [t + (t1 - t) * i / n for i in range(1, n)] + [t1]
+            seen[n] = samples, [*_at(steps, samples[:-1]), y1]
         found = [
             Found(number, index, when)
             for number, event in enumerate(self.events)
-            for when in self._crossings(number, event, steps, t, samples, states)
+            for when in self._crossings(number, event, steps, t, *seen[event.samples])
         ]
         found.sort(key=lambda e: (e.t, self.events[e.event].terminal))
         for i, e in enumerate(found):
@@ -165,7 +218,12 @@ class Detector:
 def _at(steps: StepPolynomials, times: list[float]) -> tuple[Tensor, ...]:
     """The states ``[1, D]`` at times in a single step."""
     index = torch.zeros(len(times), dtype=torch.int64, device=steps.t0.device)
-    return steps(index, steps.t0.new_tensor(times)).split(1)
+    return steps(index, steps.t0.new_tensor(times)).split(1)[: len(times)]
+
+
+def states_at(trajectory: Trajectory, found: Found) -> Tensor:
+    """The state ``[1, D]`` at an event, on the polynomial of its step."""
+    return torch.cat(_at(fit([trajectory.pieces[found.piece]]), [found.t]))
 
 
 def read(trajectory: Trajectory, detector: Detector) -> tuple[list[Tensor], list[Tensor]]:
@@ -193,7 +251,7 @@ def _with_gradient(detector: Detector, event: Event, steps: StepPolynomials, loc
     zero = torch.zeros(1, dtype=torch.int64, device=steps.t0.device)
     t = steps.t0.detach().new_tensor([located])
     y = steps(zero, t)
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or event.at_rest:
         return t, y
     g = detector.value(event, t[0], y)
     if not g.requires_grad:

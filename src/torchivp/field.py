@@ -12,6 +12,7 @@ from torch import Tensor
 from ._types import PyTree, Rows, Time, VectorField
 from .autocast import current_autocast
 from .errors import OutputError
+from .randomness import RandomState
 from .state import Layout, flatten
 
 
@@ -47,6 +48,10 @@ class Field:
         direction: -1 where the user's time decreases; inside, time always increases.
         args: third argument of ``f``; an empty tuple means that ``f`` takes two.
         broadcast: accept any output that broadcasts to the state's shape and cast it (the drop-in's way).
+
+    Attributes:
+        evaluations: calls of ``f`` so far.
+        draws: ``f`` draws random numbers, and whoever takes its steps again wants the same ones.
     """
 
     def __init__(
@@ -64,6 +69,11 @@ class Field:
         self.broadcast = broadcast
         self.autocast = current_autocast(layout.device)
         self.evaluations = 0
+        self.draws = False
+
+    def random_state(self) -> RandomState | None:
+        """The state of the random generators, if ``f`` draws from them."""
+        return RandomState.now(self.layout.device) if self.draws else None
 
     def with_args(self, args: tuple[PyTree, ...]) -> Field:
         """The same field with other ``args`` and a counter of its own."""

@@ -16,6 +16,7 @@ from .field import Span
 from .methods.base import History, Step
 from .plan import Plan
 from .problem import Problem
+from .randomness import Draws, RandomState
 from .solution import Status
 
 
@@ -42,6 +43,7 @@ class LoopState:
     history: History = ()
     ready: bool = False
     slope: Tensor | None = None
+    slope_draws: RandomState | None = None
     last: Step | None = None
     memory: Memory = ()
     attempted: int = 0
@@ -68,6 +70,7 @@ class TakenStep:
     history: History
     ready: bool
     step: Step
+    draws: Draws = Draws()  # noqa: RUF009 (immutable)
     looked_into: bool = False
 
     def look_inside(self) -> Step:
@@ -104,6 +107,7 @@ def accepted_step(problem: Problem, plan: Plan, state: LoopState) -> TakenStep |
         timed = problem.timed(span)
         if plan.watch is not None:
             plan.watch.attempt(state.t, state.y, state.dt if math.isfinite(state.dt) else span.dt)
+        draws = Draws(state.slope_draws, field.random_state())
         step = method.step(field, timed, state.y, history)
         state.attempted += 1
         state.last = step
@@ -115,7 +119,7 @@ def accepted_step(problem: Problem, plan: Plan, state: LoopState) -> TakenStep |
             state.accepted += 1
             state.slope, state.memory = None, verdict.memory
             state.dt = max(verdict.dt, state.dt) if landed else verdict.dt
-            return TakenStep(problem, plan, span, timed, state.y, state.history, state.ready, step)
+            return TakenStep(problem, plan, span, timed, state.y, state.history, state.ready, step, draws)
         state.rejected += 1
         state.dt = verdict.dt
         if not state.dt >= smallest_step(state.t):
@@ -131,6 +135,7 @@ def known_slopes(problem: Problem, plan: Plan, state: LoopState, span: Span) -> 
     if (state.ready and span.first is None) or not plan.method.needs_slope:
         return state.history
     if state.slope is None:
+        state.slope_draws = problem.field.random_state()
         state.slope = problem.field.start_slope(problem.timed(span), state.y)
     state.history, state.ready = state.history[1:] if state.ready else state.history, False
     return ((problem.clock(state.t), state.slope), *state.history)
@@ -181,6 +186,8 @@ def first_step(problem: Problem, plan: Plan, state: LoopState) -> None:
         state.dt = resumed if plan.dt is None else plan.dt
         return
     field, span = problem.field, plan.limits.cut(state.t, math.inf)
+    if state.slope is None:
+        state.slope_draws = field.random_state()
     slope = field.start_slope(problem.timed(span), state.y) if state.slope is None else state.slope
     if not bool(torch.isfinite(slope).all()):
         state.fail(Status.NONFINITE_SLOPE, Step(state.y, slope, slope, None, ()))

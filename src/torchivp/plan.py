@@ -69,13 +69,18 @@ def named(kind: str, name: object, table: Mapping[str, T]) -> T:
     raise InputError(f"{kind}={name!r} is not known.{meant} Choose one of: {', '.join(sorted(table))}.")
 
 
+def choose(kind: str, piece: object, base: Any, table: Mapping[str, type[T]]) -> T:
+    """A piece (a method, a gradient) from its name, its class, or itself."""
+    if isinstance(piece, base):
+        return piece
+    if isinstance(piece, type) and issubclass(piece, base):
+        return piece()
+    return named(kind, piece, table)()
+
+
 def choose_method(method: str | Method | type[Method], table: Mapping[str, type[Method]]) -> Method:
     """A method from its name, its class, or itself."""
-    if isinstance(method, Method):
-        return method
-    if isinstance(method, type) and issubclass(method, Method):
-        return method()
-    return named("method", method, table)()
+    return choose("method", method, Method, table)
 
 
 def choose_controller(method: Method, controller: Controller | None, dt: float | None) -> Controller:

@@ -17,11 +17,11 @@ from ._types import PyTree, VectorField
 from .controllers import Controller, Limits
 from .errors import InputError, InputTypeError
 from .failures import message
-from .gradients import GRADIENTS
+from .gradients import GRADIENTS, Gradient
 from .interpolation import DenseSolution, fit
 from .loop import LoopState
 from .methods import METHODS, Method
-from .plan import Plan, choose_controller, choose_method, named
+from .plan import Plan, choose, choose_controller, choose_method, named
 from .problem import Problem, as_times, make_problem
 from .runners import RUNNERS
 from .runners.eager import Run, not_started
@@ -46,7 +46,7 @@ def solve(
     events: Any = (),
     stop_times: Any = (),
     jump_times: Any = (),
-    gradient: str = "discrete",
+    gradient: str | Gradient | type[Gradient] = "discrete",
     runner: str = "eager",
     progress: bool = False,
     on_step: Callable[[float, PyTree], object] | None = None,
@@ -76,7 +76,8 @@ def solve(
         stop_times: times to land on exactly.
         jump_times: times at which ``f`` jumps: the solve lands there and asks ``f`` just before and just after.
         gradient: ``'discrete'`` (the exact gradient of the computed solution, in little memory), ``'direct'`` (the same by
-            autograd through the loop), ``'adjoint'`` (the continuous adjoint).
+            autograd through the loop), ``'adjoint'`` (the continuous adjoint), ... (see ``torchivp.gradients``); or one with
+            settings, such as ``torchivp.gradients.Discrete(every="sqrt")``.
         runner: ``'eager'``.
         progress: show a bar on stderr (needs tqdm).
         on_step: called with the time and the state after every accepted step; a true return value stops the solve.
@@ -109,16 +110,16 @@ def solve(
         jump_times=jump_times,
         save=save_as,
         dense=dense,
-        events=event_module.as_events(events),
+        events=event_module.as_events(events, problem),
         max_steps=max_steps,
         on_step=on_step,
         progress=progress,
         interruptible=not throw,
     )
-    integrate = named("gradient", gradient, GRADIENTS)
+    differentiate = choose("gradient", gradient, Gradient, GRADIENTS)
     named("runner", runner, RUNNERS)
     try:
-        out = integrate(problem, plan)
+        out = differentiate.integrate(problem, plan)
     except KeyboardInterrupt:  # before the first step
         if throw:
             raise

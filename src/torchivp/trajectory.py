@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from ._types import Rows, Slopes, Time
 from .field import Span
-from .methods.base import History
+from .methods.base import History, Step
+from .randomness import Draws
 
 
 class Piece(NamedTuple):
@@ -82,21 +85,70 @@ class Trajectory:
         return len(self.pieces) - 1
 
 
+class Start(NamedTuple):
+    """What a step starts from: the state ``[1, D]``, and the history that ``Method.step`` takes."""
+
+    y: Rows
+    history: History
+
+
 class TapeEntry(NamedTuple):
-    """One accepted step as a backward pass needs it: enough to take it again, exactly.
+    """One accepted step as a backward pass needs it: with its start enough to take it again, exactly.
 
     Attributes:
         span: its interval, as floats.
-        y0: state at its start.
-        history, ready: what the step started from (see ``methods.base.Step``).
+        ready: the newest slope of its history is the one at its start; otherwise it has to be evaluated.
+        past: how many entries of history it started with.
         looked_into: the interpolant's extra stages were evaluated.
+        draws: state of the random generators, where ``f`` draws from them.
         knot, piece: numbers of the knot and piece this step became, or None.
     """
 
     span: Span
-    y0: Rows
-    history: History
     ready: bool
+    past: int
     looked_into: bool
+    draws: Draws
     knot: int | None
     piece: int | None
+
+
+@runtime_checkable
+class StepsAgain(Protocol):
+    """Takes accepted steps again, in either direction, without a graph."""
+
+    def take(self, entry: TapeEntry, start: Start) -> Step:
+        """The step from its start."""
+
+    def undo(self, entry: TapeEntry, end: Start) -> Start:
+        """Its start from its end; of reversible methods."""
+
+
+class Tape(ABC):
+    """The accepted steps of a solve, to be read from the last to the first.
+
+    Attributes:
+        entries: in the order of time.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[TapeEntry] = []
+
+    def add(self, entry: TapeEntry, start: Start, end: Start) -> None:
+        """Write down the next accepted step, which leads from ``start`` to ``end``."""
+        self.keep(len(self.entries), entry, start, end)
+        self.entries.append(entry)
+
+    @abstractmethod
+    def keep(self, number: int, entry: TapeEntry, start: Start, end: Start) -> None:
+        """Keep what it takes to come back to ``start``."""
+
+    @abstractmethod
+    def rewind(self, again: StepsAgain) -> Iterator[tuple[TapeEntry, Start]]:
+        """The steps with their starts, last first."""
+
+
+def carried(step: Step, entry: TapeEntry) -> History:
+    """The history that a step hands on to the next one, which is ``entry``."""
+    known = step.history if entry.ready or not step.ready else step.history[1:]
+    return known[: entry.past]

@@ -28,20 +28,21 @@ _MODULE_MACHINERY = frozenset(nn.Module().__dict__) - {"_parameters", "_buffers"
 def closed_over(f: Any) -> list[Tensor]:
     """The tensors requiring grad that ``f`` holds: parameters and buffers of modules, closure cells, defaults, partials,
     attributes, and the globals its code names; in containers, to any depth."""
-    found: dict[int, Tensor] = {}
-    seen: set[int] = set()
+    return [x for x in reachable(f) if isinstance(x, Tensor) and x.requires_grad]
+
+
+def reachable(f: Any) -> Iterator[Any]:
+    """Every object that a function could use, itself first."""
+    seen: dict[int, Any] = {}  # with the objects, or the number of one that is gone could come back
     todo = [f]
     while todo and len(seen) < _LIMIT:
         x = todo.pop()
         if id(x) in seen:
             continue
-        seen.add(id(x))
-        if isinstance(x, Tensor):
-            if x.requires_grad:
-                found[id(x)] = x
-        else:
+        seen[id(x)] = x
+        yield x
+        if not isinstance(x, Tensor):
             todo.extend(_parts(x))
-    return list(found.values())
 
 
 def _parts(x: Any) -> Iterator[Any]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from ..errors import GradientError
 from ..plan import Plan
 from ..problem import Problem
 from ..runners.eager import Run, run
+from .base import Gradient
 
 
-def integrate(problem: Problem, plan: Plan) -> Run:
-    """Solve with autograd watching (or not, under ``torch.no_grad``)."""
-    past = () if problem.resume is None else problem.resume.history
-    if torch.is_grad_enabled() and problem.y0.requires_grad and not all(k.requires_grad for _, k in past):
-        raise GradientError(
-            "A multistep method was resumed, and the slopes of its past carry no gradient, because the solve before had "
-            "another gradient than 'direct'. Use gradient='direct' for both solves, or a Runge-Kutta method."
-        )
-    return run(problem, plan)
+@dataclass(frozen=True)
+class Direct(Gradient):
+    """Autograd records every accepted step."""
+
+    def integrate(self, problem: Problem, plan: Plan) -> Run:
+        """Solve with autograd watching (or not, under ``torch.no_grad``)."""
+        past = () if problem.resume is None else problem.resume.history
+        if torch.is_grad_enabled() and problem.y0.requires_grad and not all(k.requires_grad for _, k in past):
+            raise GradientError(
+                "A multistep method was resumed, and the slopes of its past carry no gradient, because the solve before had "
+                "another gradient than 'direct'. Use gradient='direct' for both solves, or a Runge-Kutta method."
+            )
+        return run(problem, plan)

@@ -7,257 +7,58 @@ rejected steps or of the step-size control.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from ..autocast import without_autocast
-from ..errors import GradientError
-from ..field import Field
-from ..methods.base import History, Step
+from ..errors import InputError
 from ..plan import Plan
-from ..problem import Clock, Problem
-from ..runners.eager import Run, run
-from ..state import flatten, unflatten
-from ..trajectory import Knot, Piece, TapeEntry
-from .closure import check_all_seen, check_still_held, forward_mode
-from .inputs import Inputs, find_inputs
-
-Grads = Sequence[Tensor | None]
+from ..problem import Problem
+from ..runners.eager import Run
+from ..trajectory import Tape
+from . import checkpoints, replay
+from .base import Gradient
 
 
-def integrate(problem: Problem, plan: Plan) -> Run:
-    """Solve without autograd, then attach the replay to everything the trajectory keeps."""
-    if forward_mode() or not torch.is_grad_enabled():
-        return run(problem, plan)
-    inputs, slope = find_inputs(problem, plan)
-    if not inputs.wanted:  # with autograd on: should a tensor show up later that requires grad, it is not lost
-        return run(problem, plan, slope=slope)
-    frozen = replace(problem, y0=problem.y0.detach(), clock=Clock(None))
-    with torch.no_grad():
-        out = run(frozen, plan, keep_tape=True, slope=slope)
-    attach(problem, out, Replay(problem, plan, inputs, out))
-    return out
-
-
-def attach(problem: Problem, out: Run, replay: Replay) -> None:
-    """Replace what the trajectory keeps by the same values with the replay's gradient."""
-    trajectory, clock = out.trajectory, problem.clock
-    starts = sum(isinstance(o, Knot) and o.t == problem.t0 for o in trajectory.outputs)
-    trajectory.knots[:starts] = [problem.y0] * starts
-    trajectory.outputs = [o._replace(t=clock(o.t)) for o in trajectory.outputs]
-    trajectory.end = out.state.y = problem.y0
-    if not out.tape:
-        return
-    attached = iter(_Replay.apply(replay, *replay.inputs.tensors))
-    for entry in out.tape:
-        if entry.knot is not None:
-            trajectory.knots[entry.knot] = next(attached)
-        if entry.piece is not None:
-            y0, k = next(attached), next(attached)
-            weights = next(attached) if replay.with_weights else trajectory.pieces[entry.piece].weights
-            trajectory.pieces[entry.piece] = Piece(problem.timed(entry.span), y0, k, weights)
-    trajectory.end = out.state.y = next(attached)
-
-
-class Replay:
-    """The backward pass of a solve.
+@dataclass(frozen=True)
+class Discrete(Gradient):
+    """The exact gradient of the computed solution, by taking the accepted steps again, backwards.
 
     Args:
-        problem, plan: of the solve.
-        inputs: what to differentiate.
-        out: the finished run with its tape.
+        every: keep the start of every ``every``-th step, or ``"sqrt"``: of about the square root of their number. What lies
+            between is computed once more in the backward pass. 1 keeps all.
+        checkpoints: keep at most so many starts, however many steps there are; what is missing is computed again by the
+            binomial schedule, several times where it must be.
+
+    Raises:
+        InputError: for settings that make no sense.
+
+    Example:
+        >>> torchivp.solve(f, y0, t, gradient=torchivp.gradients.Discrete(every="sqrt"))
     """
 
-    def __init__(self, problem: Problem, plan: Plan, inputs: Inputs, out: Run):
-        self.method = plan.method
-        self.field = problem.field.with_args(problem.field.args)
-        self.args_spec = flatten(problem.field.args)[1]
-        self.inputs = inputs
-        self.moves_with_start = problem.resume is None
-        self.tape = out.tape
-        self.counters = out.counters
-        self.with_weights = inputs.times is not None and plan.method.weights_depend_on_times
-        self.values = self._values(out)
-        self.end = out.trajectory.end.detach()
-        if problem.resume is not None and problem.resume.history:
-            raise GradientError(
-                "A multistep method was resumed, and its past slopes belong to the solve before. Use gradient='direct' for "
-                "both solves, or a Runge-Kutta method."
+    every: int | str = 1
+    checkpoints: int | None = None
+
+    def __post_init__(self) -> None:
+        counts = isinstance(self.every, int) and self.every >= 1
+        if not (counts or self.every == "sqrt"):
+            raise InputError(f"every={self.every!r} is no distance between checkpoints. Give 1, 2, 3, ... or 'sqrt'.")
+        if self.checkpoints is not None and self.checkpoints < 1:
+            raise InputError(f"checkpoints={self.checkpoints}: at least one is needed to start from. Give 1, 2, 3, ...")
+        if self.checkpoints is not None and self.every != 1:
+            raise InputError(
+                f"every={self.every!r} and checkpoints={self.checkpoints} both say which states to keep. Give one of them."
             )
 
-    def _values(self, out: Run) -> list[Tensor]:
-        values = []
-        for entry in self.tape:
-            if entry.knot is not None:
-                values.append(out.trajectory.knots[entry.knot])
-            if entry.piece is not None:
-                values += self._of_piece(entry.y0, out.trajectory.pieces[entry.piece])
-        return [*values, out.trajectory.end]
+    def integrate(self, problem: Problem, plan: Plan) -> Run:
+        return replay.integrate(problem, plan, self.new_tape())
 
-    @without_autocast
-    def backward(self, tensors: Sequence[Tensor], cotangents: Grads) -> Grads:
-        """Gradients of ``inputs.tensors`` from those of ``values``; last step first, one small graph at a time."""
-        check_still_held(self.field.f, self.inputs.held)
-        y0, times, leaves, _ = self.inputs.split(tensors)
-        closed = self.inputs.closed  # the very objects f uses; what was saved may be copies of them
-        leaf = [x.detach().requires_grad_() for x in tensors[1 : len(tensors) - len(closed)]]
-        _, times, leaves, _ = self.inputs.split([y0, *leaf, *closed])
-        field = self._field(leaves)
-        with torch.enable_grad():
-            clock = Clock(times, self.moves_with_start)
-        wrt = [*leaf, *closed]
-        totals = _Totals(len(wrt))
-        pending = list(cotangents)
-        adjoint = pending.pop()
-        slope_adjoints: Grads = ()
-        for entry in reversed(self.tape):
-            at_weights = pending.pop() if entry.piece is not None and self.with_weights else None
-            at_k = pending.pop() if entry.piece is not None else None
-            at_start = pending.pop() if entry.piece is not None else None
-            at_end = pending.pop() if entry.knot is not None else None
-            y = entry.y0.detach().requires_grad_()
-            past = [k.detach().requires_grad_() for _, k in entry.history]
-            with torch.enable_grad():
-                history = tuple((clock(t), k) for (t, _), k in zip(entry.history, past))
-                step = take(self.method, field, clock, entry, y, history)
-            if entry is self.tape[-1]:
-                check_same_numbers(step.y1.detach(), self.end)
-            out = [step.y1, step.k, step.weights, *(k for _, k in step.history)]
-            given = [_sum(adjoint, at_end), at_k, at_weights, *slope_adjoints]
-            grads = _vjp(out, [y, *past, *wrt], given, entry.span.t)
-            adjoint, slope_adjoints = _sum(grads[0], at_start), grads[1 : 1 + len(past)]
-            totals.add(grads[1 + len(past) :])
-        self.counters["replayed"] += field.evaluations
-        return [adjoint, *totals.values]
-
-    @without_autocast
-    def again(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """``values`` computed from ``tensors`` in one graph (for gradients of gradients)."""
-        check_still_held(self.field.f, self.inputs.held)
-        y, times, leaves, _ = self.inputs.split(tensors)
-        field, clock = self._field(leaves), Clock(times, self.moves_with_start)
-        values: list[Tensor] = []
-        slopes: list[Tensor] = []
-        for entry in self.tape:
-            history = tuple((clock(t), k) for (t, _), k in zip(entry.history, slopes))
-            step = take(self.method, field, clock, entry, y, history)
-            if entry.knot is not None:
-                values.append(step.y1)
-            if entry.piece is not None:
-                values += self._of_piece(y, step)
-            y, slopes = step.y1, [k for _, k in step.history]
-        self.counters["replayed"] += field.evaluations
-        return [*values, y]
-
-    def _of_piece(self, y0: Tensor, piece: Piece | Step) -> list[Tensor]:
-        return [y0, piece.k, *([piece.weights] if self.with_weights else [])]
-
-    def _field(self, leaves: list[Any]) -> Field:
-        return self.field.with_args(unflatten(self.args_spec, leaves))
-
-
-def take(method: Any, field: Field, clock: Clock, entry: TapeEntry, y: Tensor, history: History) -> Step:
-    """Take an accepted step again, exactly."""
-    span = entry.span._replace(t=clock(entry.span.t), t1=clock(entry.span.t1))
-    if method.needs_slope and not entry.ready:
-        history = ((span.t, field.start_slope(span, y)), *history)
-    step = method.step(field, span, y, history)
-    return method.dense(field, span, y, step) if entry.looked_into else step
-
-
-def check_same_numbers(again: Tensor, before: Tensor) -> None:
-    """Raise if the last step, taken again, ends elsewhere: then ``f`` draws random numbers, or was changed."""
-    off = torch.linalg.vector_norm(again - before)
-    if bool(off > 1e-3 * torch.linalg.vector_norm(before)):
-        raise GradientError(
-            f"The last step of the solve, taken again for its gradient, ended {off:.3g} elsewhere: f gave other numbers. If it "
-            f"draws random ones (dropout), draw them once before the solve, or use gradient='direct'."
-        )
-
-
-def _vjp(outputs: list[Tensor], inputs: list[Tensor], cotangents: Grads, t: float) -> Grads:
-    pairs = [(o, c) for o, c in zip(outputs, cotangents) if c is not None and o.requires_grad]
-    if not pairs:
-        return [None] * len(inputs)
-    outputs = [o for o, _ in pairs]
-    check_all_seen(outputs, inputs, t)
-    return torch.autograd.grad(outputs, inputs, [c for _, c in pairs], allow_unused=True, retain_graph=True)
-
-
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None else a if b is None else a + b
-
-
-class _Totals:
-    """Running sums of gradients, in place once they are ours."""
-
-    def __init__(self, n: int):
-        self.values: list[Tensor | None] = [None] * n
-
-    def add(self, grads: Grads) -> None:
-        ours, theirs = [], []
-        for i, (total, g) in enumerate(zip(self.values, grads)):
-            if g is not None and total is None:
-                self.values[i] = g.clone()
-            elif g is not None and total is not None:
-                ours.append(total)
-                theirs.append(g)
-        if ours:
-            torch._foreach_add_(ours, theirs)
-
-
-class _Replay(torch.autograd.Function):
-    """Puts the replay into the graph: values in, the same values out."""
-
-    @staticmethod
-    def forward(ctx: Any, replay: Replay, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.replay = replay
-        ctx.save_for_backward(*tensors)
-        ctx.set_materialize_grads(False)
-        values, replay.values = replay.values, []
-        return tuple(x.detach() for x in values)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
-        if forward_mode() or not torch.is_grad_enabled():
-            return (None, *ctx.replay.backward(tensors, cotangents))
-        return (None, *differentiable_gradients(ctx.replay, tensors, cotangents))
-
-
-def differentiable_gradients(replay: Replay, tensors: Sequence[Tensor], cotangents: Grads) -> Grads:
-    """Gradients of ``inputs.tensors`` that can be differentiated again.
-
-    An input may depend on another one (y0 on a weight that f uses, too). What flows from the first to the second is the
-    business of the graph outside, so the gates in front of the inputs are shut while these gradients are taken.
-    """
-    gate = {"open": False}
-    n_closed = len(replay.inputs.closed)
-    n_own = len(tensors) - n_closed
-    inputs = [*(_Gate.apply(x, gate) for x in tensors[:n_own]), *replay.inputs.closed]
-    values = replay.again(inputs)
-    pairs = [(v, c) for v, c in zip(values, cotangents) if c is not None and v.requires_grad]
-    wanted = [x for x in inputs if x.requires_grad]
-    check_all_seen([v for v, _ in pairs], wanted, replay.tape[0].span.t)
-    grads = iter(
-        torch.autograd.grad([v for v, _ in pairs], wanted, [c for _, c in pairs], create_graph=True, allow_unused=True)
-    )
-    gate["open"] = True
-    return [next(grads) if x.requires_grad else None for x in inputs]
-
-
-class _Gate(torch.autograd.Function):
-    """The identity; no gradient passes while the gate is shut."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gate: dict[str, bool]) -> Tensor:
-        ctx.gate = gate
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, None]:
-        return (cotangent if ctx.gate["open"] else None), None
+    def new_tape(self) -> Callable[[], Tape]:
+        """Makes the tape that these settings ask for."""
+        if self.checkpoints is not None:
+            number = self.checkpoints
+            return lambda: checkpoints.at_most(number)
+        if isinstance(self.every, int):
+            stride = self.every
+            return lambda: checkpoints.every(stride)
+        return checkpoints.square_root

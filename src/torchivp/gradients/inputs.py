@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import OutputError
 from ..plan import Plan
 from ..problem import Problem
+from ..runners.eager import UNKNOWN, KnownSlope
 from ..state import flatten
 from .closure import probe
+from .side_effects import Watched
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Inputs:
         leaves: all leaves of args; ``places`` are those that require grad.
         closed: the tensors ``f`` closes over.
         held: those of them that one finds by looking at ``f``.
+        moving: modules in ``f`` whose buffers an evaluation changes.
     """
 
     y0: Tensor
@@ -34,6 +37,7 @@ class Inputs:
     places: list[int]
     closed: list[Tensor]
     held: list[Tensor]
+    moving: list[nn.Module] = field(default_factory=list)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -53,18 +57,28 @@ class Inputs:
             leaves[i] = rest.pop(0)
         return y0, times, leaves, rest
 
+    def as_f_uses_them(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The inputs besides y0 for a backward pass, from saved ones: new leaves, but for the very objects that ``f`` closes
+        over."""
+        return [*(x.detach().requires_grad_() for x in tensors[1 : len(tensors) - len(self.closed)]), *self.closed]
 
-def find_inputs(problem: Problem, plan: Plan) -> tuple[Inputs, Tensor | None]:
-    """What to differentiate, and the slope at the start (where ``f`` shows what it uses)."""
+
+def find_inputs(problem: Problem, plan: Plan) -> tuple[Inputs, KnownSlope]:
+    """What to differentiate, and the slope at the start (where ``f`` shows what it uses, and what it leaves behind)."""
     leaves = flatten(problem.field.args)[0]
     places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad]
-    slope = None
+    known = UNKNOWN
     closed: list[Tensor] = []
     extra: list[Tensor] = []
+    moving: list[nn.Module] = []
     if problem.y0.numel() and problem.t0 < plan.limits.end:
+        watched = Watched(problem.field)
         try:
             span = plan.limits.cut(problem.t0, math.inf)
             slope, closed, extra = probe(problem.field, span, problem.y0, [leaves[i] for i in places])
         except OutputError:  # the solve meets it again and reports it with its time
             problem.field.evaluations = 0
-    return Inputs(problem.y0, problem.clock.times, leaves, places, closed + extra, closed), slope
+        else:
+            moving, problem.field.draws = watched.moved(), watched.draws()
+            known = KnownSlope(slope, watched.random if problem.field.draws else None)
+    return Inputs(problem.y0, problem.clock.times, leaves, places, closed + extra, closed, moving), known

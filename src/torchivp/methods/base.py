@@ -43,12 +43,16 @@ class Method(ABC):
         error_order: exponent of the step-size controller, None where there is no error estimate (fixed steps only).
         needs_slope: the loop evaluates the slope at the start of a step and hands it over in ``history``.
         weights_depend_on_times: the interpolant's weights follow the step sizes (multistep methods).
+        slopes_only: the rows of ``Step.k`` are slopes the field returned, and the history holds nothing else.
+        reversible: ``reverse`` computes the start of a step from its end.
     """
 
     order: int
     error_order: int | None = None
     needs_slope: bool = True
     weights_depend_on_times: bool = False
+    slopes_only: bool = True
+    reversible: bool = False
 
     @property
     def adaptive(self) -> bool:
@@ -61,6 +65,10 @@ class Method(ABC):
     def dense(self, field: Field, span: Span, y: Rows, step: Step) -> Step:
         """The step with the extra stages its interpolant needs. Called only where somebody looks inside."""
         return step
+
+    def reverse(self, field: Field, span: Span, y1: Rows, history: History) -> tuple[Rows, History]:
+        """State and history at the start of the step over ``span``, from those at its end; of reversible methods."""
+        raise NotImplementedError(f"{self!r} is not reversible. Wrap it: Reversible({self!r}).")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

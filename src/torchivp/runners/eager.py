@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,10 +19,21 @@ from ..methods.base import Step
 from ..plan import Plan
 from ..problem import Problem
 from ..progress import watched
+from ..randomness import RandomState
 from ..solution import Status
-from ..trajectory import Found, Inside, Piece, TapeEntry, Trajectory
+from ..trajectory import Found, Inside, Piece, Start, Tape, TapeEntry, Trajectory
 
 _HOLD = 2**24  # numbers of step polynomials held at once, where nobody needs them later
+
+
+class KnownSlope(NamedTuple):
+    """A slope at the start that was evaluated before the loop, and the state of the random generators before that."""
+
+    slope: Tensor | None
+    draws: RandomState | None
+
+
+UNKNOWN = KnownSlope(None, None)
 
 
 @dataclass
@@ -30,35 +43,38 @@ class Run:
     Attributes:
         state: where it stands, and why.
         trajectory: what it leaves.
-        tape: the accepted steps, if they are to be taken again.
+        tape: the accepted steps, where they are to be taken again.
         counters: as in ``Stats``; a backward pass adds to them when it runs.
     """
 
     state: LoopState
     trajectory: Trajectory
-    tape: list[TapeEntry] = field(default_factory=list)
+    tape: Tape | None = None
     counters: dict[str, int] = field(default_factory=dict)
 
 
 @without_autocast
-def run(problem: Problem, plan: Plan, *, keep_tape: bool = False, slope: Tensor | None = None) -> Run:
+def run(
+    problem: Problem, plan: Plan, *, new_tape: Callable[[], Tape] | None = None, known: KnownSlope = UNKNOWN
+) -> Run:
     """Solve from start to end (or to the first terminal event, or until ``on_step`` stops, or something fails).
 
     Args:
-        keep_tape: write down the accepted steps so that they can be taken again.
-        slope: the slope at the start, where it is known already.
+        new_tape: makes a tape on which the accepted steps are written down.
+        known: the slope at the start, where it is known already.
     """
     out = not_started(problem, plan, Status.RUNNING)
     state, trajectory = out.state, out.trajectory
-    state.slope = slope
-    may_fold = not (keep_tape or plan.dense or plan.events or torch.is_grad_enabled())
+    state.slope, state.slope_draws = known
+    out.tape = None if new_tape is None else new_tape()
+    may_fold = not (out.tape is not None or plan.dense or plan.events or torch.is_grad_enabled())
     try:
         start(problem, plan, state)
         detector = watch_for_events(problem, plan, state)
         for taken in watched(march(problem, plan, state), problem, plan, state):
             entry = keep(taken, trajectory, plan, state, detector)
-            if keep_tape:
-                out.tape.append(entry)
+            if out.tape is not None:
+                out.tape.add(entry, Start(taken.y0, taken.history), Start(taken.step.y1, taken.step.history))
             if may_fold and trajectory.held > _HOLD:
                 saving.fold(trajectory)
             if plan.on_step is not None and state.status is Status.RUNNING and plan.on_step(*as_user(problem, state)):
@@ -71,7 +87,7 @@ def run(problem: Problem, plan: Plan, *, keep_tape: bool = False, slope: Tensor 
         state.status = Status.INTERRUPTED
     bad = first_bad_step(plan, state)
     if bad is not None:
-        return run_again_up_to(bad, problem, plan, state, keep_tape, slope)
+        return run_again_up_to(bad, problem, plan, state, new_tape, known)
     out.counters = counters(problem, state)
     return out
 
@@ -82,7 +98,7 @@ def not_started(problem: Problem, plan: Plan, status: Status) -> Run:
     trajectory = Trajectory(end=problem.y0, end_time=problem.t0)
     for _ in range(plan.save.at_start(problem.t0)):
         trajectory.add_knot(problem.clock(problem.t0), problem.y0)
-    return Run(state, trajectory, [], counters(problem, state))
+    return Run(state, trajectory, None, counters(problem, state))
 
 
 def counters(problem: Problem, state: LoopState) -> dict[str, int]:
@@ -104,12 +120,17 @@ def watch_for_events(problem: Problem, plan: Plan, state: LoopState) -> Detector
 
 
 def run_again_up_to(
-    bad: int, problem: Problem, plan: Plan, state: LoopState, keep_tape: bool, slope: Tensor | None
+    bad: int,
+    problem: Problem,
+    plan: Plan,
+    state: LoopState,
+    new_tape: Callable[[], Tape] | None,
+    known: KnownSlope,
 ) -> Run:
     """Fixed steps look for nan and inf once, at the end. If there are some, solve again, up to the last good step."""
     good = state.sizes[max(0, bad - 1)][0]
     until = replace(plan, limits=plan.limits.up_to(good), on_step=None, progress=False, watch=None, check_finite=False)
-    out = run(problem, until, keep_tape=keep_tape, slope=slope)
+    out = run(problem, until, new_tape=new_tape, known=known)
     out.state.dt = state.sizes[bad][0] - good
     at_the_end = Step(state.y, state.y, state.y, None, ())
     out.state.fail(Status.NONFINITE_SLOPE if bad else Status.NONFINITE_STATE, at_the_end)
@@ -147,4 +168,4 @@ def keep(
         knot = trajectory.add_knot(taken.timed.t1, taken.step.y1)
     trajectory.events += found
     trajectory.end, trajectory.end_time = taken.step.y1, t1
-    return TapeEntry(taken.span, taken.y0, taken.history, taken.ready, taken.looked_into, knot, piece)
+    return TapeEntry(taken.span, taken.ready, len(taken.history), taken.looked_into, taken.draws, knot, piece)

@@ -14,7 +14,7 @@ from ...controllers import Controller, Limits
 from ...events import Event
 from ...failures import message
 from ...field import Field, time_dtype
-from ...gradients import direct
+from ...gradients import Direct
 from ...interpolation import fit
 from ...loop import LoopState
 from ...methods import Method
@@ -157,7 +157,7 @@ def integrate_until_event(solver: Solver, t0: Tensor, event_fn: Callable[..., Te
 
 def run(problem: Problem, plan: Plan) -> Run:
     """Solve with autograd through the loop; raise what torchdiffeq raises if that fails."""
-    out = direct.integrate(problem, plan)
+    out = Direct().integrate(problem, plan)
     raise_failure(problem, plan, out.state)
     return out
 

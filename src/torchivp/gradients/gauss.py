@@ -1,0 +1,94 @@
+"""``gradient="gauss"``: the adjoint along the stored solution, and the parameters' integral by Gauss quadrature.
+
+While the adjoint is solved backwards nothing is differentiated with respect to parameters; after each accepted step the
+integral over it is taken with a few Gauss points on the step's polynomials.
+
+Source: A. Norcliffe, M. P. Deisenroth, Faster training of neural ODEs using Gauss-Legendre quadrature (2023),
+doi:10.48550/arXiv.2308.10644.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._types import Rows
+from ..field import Field
+from ..loop import TakenStep
+from ..state import Layout
+from ..tolerance import Tolerance
+from ..trajectory import Piece
+from .backsolve import Linearised, System, add_up
+from .interpolated import Interpolated
+from .stored import Stored, value
+
+
+@dataclass(frozen=True)
+class Gauss(Interpolated):
+    """The adjoint along the stored dense solution, the parameters by Gauss quadrature: fewest derivatives with respect to
+    parameters, so the one for many of them.
+
+    Args:
+        method, rtol, atol, every, checkpoints: as for ``Interpolated``.
+
+    Example:
+        >>> torchivp.solve(f, y0, t, gradient="gauss")
+    """
+
+    def system(self, linear: Linearised, y: Rows, kept: Any) -> System:
+        return ByPoints(linear, y, Stored(kept(linear.field)))
+
+
+class ByPoints(System):
+    """Rows of the adjoint alone.
+
+    Args:
+        linear: the forward field.
+        y: a state, for its size and dtype.
+        solution: the stored one.
+    """
+
+    def __init__(self, linear: Linearised, y: Rows, solution: Stored):
+        self.linear = linear
+        self.solution = solution
+        self.totals = [torch.zeros_like(p) for p in linear.params]
+        self.field = Field(self.slope, Layout(torch.zeros_like(y)), direction=-1)
+
+    def slope(self, t: Tensor, row: Rows) -> Rows:
+        return -self.linear(t, self.solution(float(t)), row, wrt_params=False)[1]
+
+    def begin(self, y: Rows, adjoint: Rows) -> Rows:
+        return adjoint
+
+    def land(self, row: Rows, y: Rows, cotangent: Rows) -> Rows:
+        return row + cotangent
+
+    def took(self, taken: TakenStep) -> None:
+        """Add the integral over an accepted step."""
+        if self.totals:
+            step, span = taken.look_inside(), taken.span
+            piece = Piece(span, taken.y0, step.k, step.weights)
+            nodes, weights = np.polynomial.legendre.leggauss((taken.plan.method.order + 1) // 2)
+            for node, weight in zip(nodes.tolist(), weights.tolist()):
+                self._add(float(span.t) + 0.5 * (1 + node) * span.size, 0.5 * weight * span.size, piece)
+        self.solution.forget_after(-float(taken.span.t1))
+
+    def _add(self, t: float, weight: float, piece: Piece) -> None:
+        slope, _ = self.linear.evaluate(self.linear.field.time(-t * self.linear.field.direction), self.solution(-t))
+        if not slope.requires_grad:
+            return
+        grads = torch.autograd.grad(slope, self.linear.params, value(piece, t), allow_unused=True, retain_graph=True)
+        add_up(self.totals, grads, weight)
+
+    def adjoint(self, row: Rows) -> Rows:
+        return row
+
+    def parameters(self, row: Rows) -> list[Tensor]:
+        return self.totals
+
+    def tolerance(self, forward: Tolerance) -> Tolerance:
+        return forward

@@ -1,0 +1,106 @@
+"""``gradient="interpolated"``: the adjoint along the stored solution, which is not solved again.
+
+The forward solve keeps its step polynomials; the backward solve integrates the adjoint alone, along them. Stable where the
+plain adjoint is not (there, the state is solved backwards as well), at the price of memory.
+
+Source: C. Rackauckas et al., Universal differential equations (2020), doi:10.48550/arXiv.2001.04385 (``InterpolatingAdjoint``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._types import Rows
+from ..field import Field
+from ..loop import TakenStep
+from ..plan import Plan
+from ..runners.eager import Run
+from ..state import Layout
+from ..tolerance import Tolerance
+from ..trajectory import Tape
+from .adjoint import widened
+from .backsolve import BackwardGradient, Linearised, StageIntegral, System
+from .discrete import Discrete
+from .stored import Pieces, Stored, from_pieces, from_tape
+
+
+@dataclass(frozen=True)
+class Interpolated(BackwardGradient):
+    """The adjoint along the stored dense solution.
+
+    Args:
+        method, rtol, atol: of the backward solve; those of the forward solve if None.
+        every, checkpoints: as for ``Discrete``: keep states only, and compute the polynomials again from them. None keeps
+            the polynomials.
+
+    Example:
+        >>> torchivp.solve(f, y0, t, gradient=torchivp.gradients.Interpolated(every="sqrt"))
+    """
+
+    every: int | str | None = None
+    checkpoints: int | None = None
+
+    def __post_init__(self) -> None:
+        self._states_kept()
+
+    def _states_kept(self) -> Discrete | None:
+        if self.every is None and self.checkpoints is None:
+            return None
+        return Discrete(1 if self.every is None else self.every, self.checkpoints)
+
+    def new_tape(self) -> Callable[[], Tape] | None:
+        kept = self._states_kept()
+        return None if kept is None else kept.new_tape()
+
+    def forward_plan(self, plan: Plan) -> Plan:
+        return replace(plan, dense=True) if self._states_kept() is None else plan
+
+    def kept(self, out: Run, plan: Plan) -> Pieces:
+        return from_tape(out, plan.method) if self._states_kept() is not None else from_pieces(out)
+
+    def system(self, linear: Linearised, y: Rows, kept: Any) -> System:
+        return Along(linear, y, Stored(kept(linear.field)))
+
+
+class Along(System):
+    """Rows of the adjoint and the number of an evaluation (see ``StageIntegral``).
+
+    Args:
+        linear: the forward field.
+        y: a state, for its size and dtype.
+        solution: the stored one.
+    """
+
+    def __init__(self, linear: Linearised, y: Rows, solution: Stored):
+        self.linear = linear
+        self.solution = solution
+        self.integral = StageIntegral(linear.params)
+        self.field = Field(self.slope, Layout(y.new_zeros(1, y.shape[1] + 1)), direction=-1)
+
+    def slope(self, t: Tensor, row: Rows) -> Rows:
+        _, at_y, at_params = self.linear(t, self.solution(float(t)), row[:, :-1])
+        return torch.cat([-at_y, row.new_full((1, 1), self.integral.note(at_params))], dim=1)
+
+    def begin(self, y: Rows, adjoint: Rows) -> Rows:
+        return torch.cat([adjoint, y.new_zeros(1, 1)], dim=1)
+
+    def land(self, row: Rows, y: Rows, cotangent: Rows) -> Rows:
+        return self.begin(y, self.adjoint(row) + cotangent)
+
+    def took(self, taken: TakenStep) -> None:
+        self.integral.took(taken)
+        self.solution.forget_after(-float(taken.span.t1))
+
+    def adjoint(self, row: Rows) -> Rows:
+        return row[:, :-1]
+
+    def parameters(self, row: Rows) -> list[Tensor]:
+        return self.integral.totals
+
+    def tolerance(self, forward: Tolerance) -> Tolerance:
+        return widened(forward, 1, 1, lambda row: forward.norm(row[:, :-1]))

@@ -1,0 +1,80 @@
+"""``gradient="reversible"``: the exact gradient of the computed solution, in memory that does not grow with the steps.
+
+Nothing is kept of a step but its interval. The backward pass computes the start of every step from its end, which a
+reversible method can do to rounding, and takes the step again from there, as ``discrete`` does.
+
+Source: S. McCallum, J. Foster, Efficient, accurate and stable gradients for neural ODEs (2024), doi:10.48550/arXiv.2410.11648.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import InputError
+from ..plan import Plan
+from ..problem import Problem
+from ..runners.eager import Run
+from ..trajectory import Start, StepsAgain, Tape, TapeEntry
+from . import replay
+from .backsolve import check_drift, relative
+from .base import Gradient
+
+
+@dataclass(frozen=True)
+class Reversible(Gradient):
+    """The exact gradient of the computed solution; the states are computed backwards by the reversible method.
+
+    Raises:
+        InputError: in ``solve``, for a method that is not reversible.
+
+    Example:
+        >>> torchivp.solve(f, y0, t, method=torchivp.methods.Reversible("tsit5"), gradient="reversible")
+    """
+
+    def integrate(self, problem: Problem, plan: Plan) -> Run:
+        if not plan.method.reversible:
+            raise InputError(
+                f"gradient='reversible' computes the steps backwards, which {plan.method!r} cannot do. Write "
+                f"method=torchivp.methods.Reversible('tsit5'), 'reversible_heun' or 'alf', or take gradient='discrete'."
+            )
+        rtol = problem.tolerance.rtol
+        return replay.integrate(problem, plan, lambda: EndOnly(float(torch.as_tensor(rtol).max())))
+
+
+class EndOnly(Tape):
+    """Keeps the end of the last step, and of those after which the method started afresh (at jumps).
+
+    Args:
+        rtol: decides how far the start may come out from the stored one.
+    """
+
+    def __init__(self, rtol: float):
+        super().__init__()
+        self.rtol = rtol
+        self.ends: dict[int, Start] = {}
+        self.first: Start | None = None
+
+    def keep(self, number: int, entry: TapeEntry, start: Start, end: Start) -> None:
+        if self.first is None:
+            self.first = start
+        elif entry.past:  # the step before has handed its end on
+            del self.ends[number - 1]
+        self.ends[number] = end
+
+    def rewind(self, again: StepsAgain) -> Iterator[tuple[TapeEntry, Start]]:
+        start: Start | None = None
+        for number in reversed(range(len(self.entries))):
+            entry = self.entries[number]
+            end = self.ends.get(number, start)
+            if end is None:
+                raise IndexError(number)
+            start = again.undo(entry, end)
+            if not entry.past:  # it started afresh, from the state alone
+                start = Start(start.y, ())
+            if number == 0 and self.first is not None:
+                check_drift(relative(start.y - self.first.y, self.first.y), self.rtol, "y0")
+                start = self.first
+            yield entry, start

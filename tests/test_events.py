@@ -433,10 +433,26 @@ def test_an_event_that_touches_zero_has_no_gradient_and_says_so() -> None:
         assert times(solve(lambda t, y: w * torch.ones_like(y), ONE, 3.0, events=touch)) == pytest.approx([1.0])
 
 
-def test_the_continuous_adjoint_says_that_it_has_no_events() -> None:
-    y0 = START.clone().requires_grad_()
-    with pytest.raises(InputError, match=r"gradient='adjoint'.*events.*Write gradient='discrete'"):
-        solve(circle, y0, 1.0, events=Event(x_is_zero), gradient="adjoint")
+@pytest.mark.parametrize("gradient", ["adjoint", "interpolated", "gauss", "forward", "discrete"])
+def test_every_gradient_differentiates_events(gradient: str) -> None:
+    """Times, states and the end, with respect to the start, args, and what the event function closes over."""
+    y0, g, level, drag = (
+        torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in ([1.0, 0.0], 9.81, 0.2, 0.1)
+    )
+
+    def loss(gradient: str) -> torch.Tensor:
+        events = [Event(lambda t, y, g: y[0] - level, terminal=True), Event(lambda t, y, g: y[0] - 0.6)]
+        sol = solve(
+            lambda t, y, g: torch.stack([y[1], -g - drag * y[1]]), y0, (0.0, 0.15, 9.0), g,
+            events=events, gradient=gradient, rtol=1e-9, atol=1e-11,
+        )  # fmt: skip
+        assert sol.t_events is not None
+        assert sol.y_events is not None
+        return sol.t_events[0].sum() + 2 * sol.y_events[0][0, 1] + sol.t_events[1][0] ** 2 + sol.y[1:].sum()
+
+    expected = torch.autograd.grad(loss("direct"), [y0, g, level, drag])
+    for a, b in zip(torch.autograd.grad(loss(gradient), [y0, g, level, drag]), expected):
+        assert torch.allclose(a, b, rtol=1e-7, atol=1e-9)
 
 
 # ---- going on

@@ -341,3 +341,13 @@ def test_many_short_solves_are_one_long_one() -> None:
     for end in t[2:]:
         sol = solve(f, None, end, start=sol, method="rk4", controller=FixedSteps(dt=0.125))
     assert torch.equal(sol.y[-1], whole.y[-1])
+
+
+def test_a_past_that_rightly_has_no_gradient() -> None:
+    """f that does not look at y: its slopes were recorded, and carry nothing."""
+    y0 = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    kw = {"method": "explicit_adams", "dt": 0.1, "gradient": "direct"}
+    begun = torchivp.solve(lambda t, y: torch.ones_like(y) * t, y0, (0.0, 1.0), **kw)
+    ended = torchivp.solve(lambda t, y: torch.ones_like(y) * t, None, 2.0, start=begun, **kw)
+    (grad,) = torch.autograd.grad(ended.y[-1].sum(), y0)
+    assert grad.tolist() == [1.0, 1.0]

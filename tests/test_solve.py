@@ -681,6 +681,20 @@ NONSENSE: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "negative atol inside": ({"atol": [1e-3, -1.0]}, InputError, ["atol holds", "-1.0", "Give"]),
     "nan in a tensor": ({"rtol": torch.tensor([1e-3, math.nan])}, InputError, ["rtol holds", "nan", "Give"]),
     "no tolerance": ({"rtol": 0, "atol": 0.0}, InputError, ["both 0", "no error is as small", "Give"]),
+    "no tolerance in a tensor": (
+        {"rtol": torch.tensor([1e-3, 0.0]), "atol": torch.zeros(2)}, InputError, ["both 0 in y[1] (1 of 2", "Give"],
+    ),
+    "no tolerance in a tree": (
+        {"y0": {"a": torch.ones(1), "b": torch.ones(1)}, "rtol": {"a": 1e-3, "b": 0.0}, "atol": 0.0},
+        InputError, ["both 0 in y['b'][0]", "Give"],
+    ),
+    "float8": (
+        {"y0": torch.ones(2).to(torch.float8_e5m2)}, InputTypeError, ["float8_e5m2", "does not calculate", "Write"],
+    ),
+    "complex32": ({"y0": torch.ones(2, dtype=torch.complex32)}, InputTypeError, ["complex32", "Write"]),
+    "a comparison as event": (
+        {"events": torchivp.Event(lambda t, y: y[0] > 0.5)}, InputError, ["torch.bool", "through zero", "a - b"],
+    ),
     "tolerance as text": ({"rtol": "1e-3"}, InputTypeError, ["rtol is a str", "Give"]),
     "tolerance of another shape": ({"atol": torch.ones(3)}, InputError, ["atol of shape (3,)", "(2,)", "Give"]),
     "tolerance of another tree": (

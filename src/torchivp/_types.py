@@ -11,6 +11,9 @@ from torch import Tensor
 Rows = Inexact[Tensor, "1 D"]
 """The state inside the library: one row of D numbers."""
 
+BackwardRow = Inexact[Tensor, "1 E"]
+"""A row of a backward solve: the adjoint, and whatever is integrated along with it."""
+
 Slopes = Inexact[Tensor, "S D"]
 """The stage slopes of one step."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -139,11 +140,13 @@ class Detector:
         """g at time ``t`` (inside the library) and row ``y``; 0-d, differentiable."""
         problem = self.problem
         g = event.function(problem.field.time(t), problem.layout.unravel(y.view(1, -1)), *problem.field.args)
-        g = g if isinstance(g, Tensor) else torch.as_tensor(g, dtype=torch.float64)
-        if g.numel() != 1 or g.is_complex():
+        if not isinstance(g, Tensor):
+            g = torch.as_tensor(g, dtype=None if isinstance(g, bool | np.bool_) else torch.float64)
+        if g.numel() != 1 or g.is_complex() or g.dtype == torch.bool:
             raise InputError(
                 f"An event function returned a tensor of shape {tuple(g.shape)} and dtype {g.dtype}, but a crossing needs "
-                f"one real number. Give one Event for each entry, or reduce it, for example with `.min()`."
+                f"one real number that goes through zero. Give one Event for each entry, or reduce it, for example with "
+                f"`.min()`; of a comparison `a > b` give the difference `a - b`."
             )
         return g.reshape(())
 

@@ -194,7 +194,7 @@ def first_step(problem: Problem, plan: Plan, state: LoopState) -> None:
         return
     state.slope = slope
     room = min(span.dt, plan.controller.max_step)
-    state.dt = initial_step(field, state.t, room, state.y, slope, error_order(plan) - 1, problem.tolerance)
+    state.dt = initial_step(field, span, room, state.y, slope, error_order(plan) - 1, problem.tolerance)
 
 
 def first_bad_step(plan: Plan, state: LoopState) -> int | None:

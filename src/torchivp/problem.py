@@ -167,12 +167,18 @@ def make_tolerance(rtol: PyTree, atol: PyTree, layout: Layout, norm: Norm = rms_
     for name, value in (("rtol", rtol), ("atol", atol)):
         if isinstance(value, int | float) and not value >= 0:
             raise InputError(f"{name}={value} is no tolerance. Give a positive number, such as 1e-5.")
-    if isinstance(rtol, int | float) and isinstance(atol, int | float) and rtol == atol == 0:
-        raise InputError("rtol and atol are both 0, and no error is as small as that. Give rtol=1e-5, for example.")
     working = torch.empty((), dtype=layout.dtype).real.dtype
     if isinstance(atol, int | float):
         absolute = torch.full((), float(atol), dtype=working, device=layout.device)
     else:
         absolute = layout.broadcast(atol, "atol", working)
     relative = float(rtol) if isinstance(rtol, int | float) else layout.broadcast(rtol, "rtol", working)
+    neither = torch.as_tensor((absolute == 0) & torch.as_tensor(relative == 0, device=layout.device)).expand(
+        1, layout.size
+    )
+    if bool(neither.any()):
+        raise InputError(
+            f"rtol and atol are both 0 in {layout.describe(neither)}, and no error is as small as that. Give a positive rtol "
+            f"or atol there, such as 1e-5."
+        )
     return Tolerance(relative, absolute.clamp(min=torch.finfo(working).tiny), norm)

@@ -60,7 +60,11 @@ class Stats:
 
 @dataclass
 class Resume:
-    """Where a solve can go on from (``solve(..., start=solution)``); times and slopes as inside the library."""
+    """Where a solve can go on from (``solve(..., start=solution)``); times and slopes as inside the library.
+
+    Attributes:
+        recorded: autograd recorded the slopes of the past.
+    """
 
     t: float
     y: Tensor
@@ -68,6 +72,7 @@ class Resume:
     history: tuple[tuple[Any, Tensor], ...]
     memory: tuple[float, ...]
     direction: int
+    recorded: bool = True
 
 
 @dataclass

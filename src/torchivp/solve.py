@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import reprlib
 from collections.abc import Callable
 from types import NoneType
@@ -105,7 +106,7 @@ def solve(
         problem,
         method=choose_method(method, METHODS),
         controller=controller,
-        dt=dt,
+        dt=None if dt is None else float(dt),
         stop_times=stop_times,
         jump_times=jump_times,
         save=save_as,
@@ -130,8 +131,8 @@ def solve(
 
 _WANTED: dict[str, tuple[Any, str, str]] = {
     "controller": ((Controller, NoneType), "is no controller", "torchivp.PID(...) or torchivp.FixedSteps(dt=...)"),
-    "dt": ((int, float, NoneType), "is no step size", "a number, in the units of t"),
-    "max_steps": (int, "does not count", "a whole number"),
+    "dt": ((numbers.Real, NoneType), "is no step size", "a number, in the units of t"),
+    "max_steps": (numbers.Integral, "does not count", "a whole number"),
     "on_step": ((Callable, NoneType), "cannot be called", "a function on_step(t, y)"),
     "start": ((Solution, NoneType), "is no solution to go on from", "what `solve` returned"),
 }
@@ -247,21 +248,21 @@ def gather(problem: Problem, plan: Plan, out: Run, through: Callable[..., PyTree
         t_events=None if t_events is None else [t * problem.direction for t in t_events],
         y_events=None if y_events is None else [layout.unravel(y, lead=(len(y),)) for y in y_events],
         dense=_dense(problem, trajectory) if plan.dense else None,
-        resume=resume_point(problem, state, times, states) if ended_at_event else resume_point(problem, state),
+        resume=resume_point(problem, state, out.recorded, *((times, states) if ended_at_event else ())),
         layout=layout,
         counters=out.counters,
     )
 
 
 def resume_point(
-    problem: Problem, state: LoopState, times: Tensor | None = None, states: Tensor | None = None
+    problem: Problem, state: LoopState, recorded: bool, times: Tensor | None = None, states: Tensor | None = None
 ) -> Resume:
     """Where ``start=`` goes on: at the event that ended the solve, or after the last step."""
     if times is not None and states is not None:
         t = float(times[-1].detach()) * problem.direction
         return Resume(t, states[-1:], state.dt, (), (), problem.direction)
     past = state.history[1:] if state.ready else state.history
-    return Resume(state.t, state.y, state.dt, past, state.memory, problem.direction)
+    return Resume(state.t, state.y, state.dt, past, state.memory, problem.direction, recorded)
 
 
 def _dense(problem: Problem, trajectory: Trajectory) -> DenseSolution:

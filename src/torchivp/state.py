@@ -17,6 +17,7 @@ from .errors import InputError, InputTypeError
 
 _NAMESPACE = "torchivp"
 _registered: set[type] = set()
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 def flatten(tree: PyTree) -> tuple[list[Any], optree.PyTreeSpec]:
@@ -105,6 +106,11 @@ def _state_tensor(x: Any, name: str) -> Tensor:
         raise InputTypeError(
             f"{name} has dtype {tensor.dtype}, but a solution of an ODE is not made of integers. "
             f"Write `{name}.float()` or `{name}.double()`."
+        )
+    if tensor.dtype not in _DTYPES:
+        raise InputTypeError(
+            f"{name} has dtype {tensor.dtype}, in which PyTorch does not calculate. Write `{name}.to(...)` with one of "
+            f"{', '.join(map(str, _DTYPES))}."
         )
     return tensor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import torchivp
 from gradients.comparison import assert_agree, gradients, weighted
+from torchivp.gradients import Discrete
 
 F64 = torch.float64
 Slope = Callable[[Tensor, Tensor], Tensor]
@@ -138,16 +140,54 @@ def test_functorch(gradient: str, w: Tensor) -> None:
         torch.func.grad(loss)(w.detach(), gradient)
 
 
-@pytest.mark.parametrize("gradient", ["direct", "discrete"])
-def test_an_f_that_draws_random_numbers(gradient: str) -> None:
-    """Asked again it gives other numbers, and their gradient is not that of the solution."""
+@pytest.mark.parametrize("method", ["rk4", "tsit5", "dopri8", "explicit_adams"])
+def test_an_f_that_draws_random_numbers(method: str) -> None:
+    """Dropout: the replay draws the numbers of the forward pass again, and leaves the generator where it was."""
     f = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 2)).double()
-    y = solve(lambda t, y: f(y), gradient=gradient, method="rk4", dt=0.25).y
-    if gradient == "direct":
-        y.sum().backward()
-        return
+    found = {}
+    for gradient in ("direct", "discrete", Discrete(every="sqrt"), Discrete(checkpoints=2)):
+        torch.manual_seed(5)
+        y = solve(lambda t, y: f(y), gradient=gradient, method=method, controller=torchivp.FixedSteps(dt=0.1)).y
+        state = torch.get_rng_state()
+        found[str(gradient)] = gradients(weighted(y), list(f.parameters()))
+        assert torch.equal(torch.get_rng_state(), state)
+    expected = found.pop("direct")
+    for got in found.values():
+        assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-14) for a, b in zip(got, expected))
+
+
+@pytest.mark.parametrize("when", [0.3, 0.8])
+def test_numbers_that_cannot_be_drawn_again(when: float) -> None:
+    """From a generator of the user's own: the replay sees that its steps end elsewhere, in whichever step it was."""
+    w = torch.tensor(0.7, dtype=F64, requires_grad=True)
+    own = torch.Generator().manual_seed(0)
+
+    def f(t: Tensor, y: Tensor) -> Tensor:
+        noise = torch.rand((), generator=own, dtype=F64) if when < t < when + 0.2 else 0.0
+        return -w * y * (1 + noise)
+
+    y = solve(f, method="rk4", dt=0.1).y
     with pytest.raises(torchivp.GradientError, match="direct"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("gradient", ["direct", "discrete", "adjoint", "interpolated", "gauss", "forward"])
+def test_running_statistics_move_as_in_one_forward_pass(gradient: str) -> None:
+    torch.manual_seed(2)
+    f = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)).double()
+    y0 = torch.linspace(-1, 1, 15, dtype=F64).view(5, 3)
+    with torch.no_grad():
+        twin = copy.deepcopy(f)
+        torchivp.solve(lambda t, y: twin(y), y0, (0.0, 0.2), method="rk4", dt=0.05)
+    norm, expected = f[1], twin[1]
+    y = torchivp.solve(lambda t, y: f(y), y0, (0.0, 0.2), method="rk4", dt=0.05, gradient=gradient).y
+    y.sum().backward()
+    extra = int(norm.num_batches_tracked - expected.num_batches_tracked)
+    assert extra == (1 if gradient in ("interpolated", "gauss") else 0)  # the slope at the very end, for the polynomial
+    if not extra:
+        assert torch.equal(norm.running_mean, expected.running_mean)
+        assert torch.equal(norm.running_var, expected.running_var)
+    assert f[0].weight.grad is not None
 
 
 def test_readout_and_levels_have_parameters_of_their_own() -> None:

@@ -146,3 +146,20 @@ def test_times_are_rounded_towards_the_interval() -> None:
     torchivp.solve(f, torch.ones(1, dtype=SINGLE), (0.1, 0.6))
     assert max(f.times) == float(torch.nextafter(torch.tensor(0.6), torch.tensor(0.0)))
     assert min(f.times) == float(torch.tensor(0.1)) > 0.1
+
+
+@pytest.mark.parametrize("dtype", [DOUBLE, SINGLE, torch.bfloat16], ids=["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("span", [(0.0, 0.1), (0.0, -0.1), (0.3, 0.1), (0.1, 0.4)], ids=str)
+def test_the_probe_of_a_slow_slope(span: tuple[float, float], dtype: torch.dtype) -> None:
+    """The first step that Hairer's rule proposes reaches the end, which may round upwards."""
+    f = Watched(lambda t, y: -1e-3 * y)
+    y0 = torch.ones(1, dtype=dtype, requires_grad=True)
+    sol = torchivp.solve(f, y0, span, gradient="adjoint", rtol=1e-2, atol=1e-2)
+    sol.y[-1].sum().backward()
+    f.check(*span)
+
+
+def test_the_probe_stays_before_a_jump() -> None:
+    f = Watched(lambda t, y: -1e-3 * y)
+    torchivp.solve(f, torch.ones(1, dtype=DOUBLE), (0.0, 0.1), jump_times=[0.05])
+    assert 0.05 not in f.times

@@ -12,15 +12,17 @@ from ..tolerance import Tolerance
 
 
 @torch.no_grad()
-def initial_step(field: Field, t: float, room: float, y: Rows, slope: Rows, order: int, tolerance: Tolerance) -> float:
+def initial_step(
+    field: Field, span: Span, room: float, y: Rows, slope: Rows, order: int, tolerance: Tolerance
+) -> float:
     """Hairer's first step, from the sizes of y, its slope and its curvature. Costs one evaluation of ``f``.
 
     Args:
         field: the vector field.
-        t: start of the solve.
-        room: distance to the first time the solve lands on; the probe stays inside it.
-        y: state at ``t``.
-        slope: ``f(t, y)``.
+        span: from the start of the solve to the first time it lands on.
+        room: the largest step allowed; the probe stays inside it.
+        y: state at the start.
+        slope: ``f`` there.
         order: order of the error estimate (one less than the method's error order).
         tolerance: what is small.
 
@@ -34,7 +36,9 @@ def initial_step(field: Field, t: float, room: float, y: Rows, slope: Rows, orde
     d0, d1 = float(tolerance.norm(y / scale)), float(tolerance.norm(slope / scale))
     h0 = 0.01 * d0 / d1 if 1e-5 <= d0 < math.inf and 1e-5 <= d1 < math.inf else 1e-6
     h0 = min(h0, room)
-    (probe_time,) = field.times(Span(t, t + h0, t + room), torch.zeros(1, dtype=time_dtype(y.device), device=y.device))
+    last = span.t1 if span.last is None else span.last  # h0 rounded to the state's dtype may lie behind the end
+    inside = Span(span.t, span.t + h0, last, span.first)
+    (probe_time,) = field.times(inside, torch.zeros(1, dtype=time_dtype(y.device), device=y.device))
     probe = field(probe_time, y + h0 * slope)
     d2 = float(tolerance.norm((probe - slope) / scale)) / h0
     steepest = max(d1, d2)

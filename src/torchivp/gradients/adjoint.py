@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._types import Rows
+from .._types import BackwardRow, Rows
 from ..errors import InputError
 from ..field import Field
 from ..loop import TakenStep
 from ..state import Layout
 from ..tolerance import Norm, Tolerance
-from .backsolve import BackwardGradient, Linearised, StageIntegral, System, check_drift, relative
+from .backsolve import BackwardGradient, Linearised, StageIntegral, System, check_drift
+from .replay import relative
 
 
 @dataclass(frozen=True)
@@ -70,27 +71,28 @@ class Beside(System):
         self.size = y.shape[1]
         self.integral = StageIntegral(linear.params)
         self.field = Field(self.slope, Layout(y.new_zeros(1, 2 * self.size + 1)), direction=-1)
-        self.drift = y.new_zeros(()).real
+        self.drift, self.last = y.new_zeros(()).real, y
 
-    def slope(self, t: Tensor, row: Rows) -> Rows:
+    def slope(self, t: Tensor, row: BackwardRow) -> BackwardRow:
         y, adjoint = row[:, : self.size], row[:, self.size : -1]
         slope, at_y, at_params = self.linear(t, y, adjoint)
         return torch.cat([slope, -at_y, row.new_full((1, 1), self.integral.note(at_params))], dim=1)
 
-    def begin(self, y: Rows, adjoint: Rows) -> Rows:
+    def begin(self, y: Rows, adjoint: Rows) -> BackwardRow:
+        self.last = y
         return torch.cat([y, adjoint, y.new_zeros(1, 1)], dim=1)
 
-    def land(self, row: Rows, y: Rows, cotangent: Rows) -> Rows:
-        self.drift = torch.maximum(self.drift, relative(row[:, : self.size] - y, y))
+    def land(self, row: BackwardRow, y: Rows, cotangent: Rows) -> BackwardRow:
+        self.drift = torch.maximum(self.drift, relative(row[:, : self.size] - y, y, self.last))
         return self.begin(y, self.adjoint(row) + cotangent)
 
     def took(self, taken: TakenStep) -> None:
         self.integral.took(taken)
 
-    def adjoint(self, row: Rows) -> Rows:
+    def adjoint(self, row: BackwardRow) -> Rows:
         return row[:, self.size : -1]
 
-    def parameters(self, row: Rows) -> list[Tensor]:
+    def parameters(self, row: BackwardRow) -> list[Tensor]:
         return self.integral.totals
 
     def tolerance(self, forward: Tolerance) -> Tolerance:
@@ -107,7 +109,7 @@ class Inside(System):
         self.linear = linear
         self.layout = Layout((y, y, *(p.detach() for p in linear.params)))
         self.field = Field(self.slope, self.layout, direction=-1)
-        self.drift = y.new_zeros(()).real
+        self.drift, self.last = y.new_zeros(()).real, y
 
     def slope(self, t: Tensor, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         y, adjoint, *totals = parts
@@ -115,18 +117,20 @@ class Inside(System):
         integrands = (torch.zeros_like(p) if g is None else -g for p, g in zip(totals, at_params))
         return (slope, -at_y, *integrands)
 
-    def begin(self, y: Rows, adjoint: Rows) -> Rows:
+    def begin(self, y: Rows, adjoint: Rows) -> BackwardRow:
+        self.last = y
         return self.layout.ravel((y, adjoint, *(torch.zeros_like(p) for p in self.linear.params)))
 
-    def land(self, row: Rows, y: Rows, cotangent: Rows) -> Rows:
+    def land(self, row: BackwardRow, y: Rows, cotangent: Rows) -> BackwardRow:
         back, adjoint, *totals = self.layout.unravel(row)
-        self.drift = torch.maximum(self.drift, relative(back - y, y))
+        self.drift = torch.maximum(self.drift, relative(back - y, y, self.last))
+        self.last = y
         return self.layout.ravel((y, adjoint + cotangent, *totals))
 
-    def adjoint(self, row: Rows) -> Rows:
+    def adjoint(self, row: BackwardRow) -> Rows:
         return self.layout.unravel(row)[1]
 
-    def parameters(self, row: Rows) -> list[Tensor]:
+    def parameters(self, row: BackwardRow) -> list[Tensor]:
         return list(self.layout.unravel(row)[2:])
 
     def tolerance(self, forward: Tolerance) -> Tolerance:

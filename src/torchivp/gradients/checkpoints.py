@@ -40,8 +40,8 @@ class Checkpoints(Tape):
 
     def rewind(self, again: StepsAgain) -> Iterator[tuple[TapeEntry, Start]]:
         kept = sorted(self.starts)
-        for i, (first, last) in reversed(list(enumerate(pairwise([*kept, len(self.entries)])))):
-            yield from self._segment(first, last, self.at_once - i, again)
+        for first, last in reversed(list(pairwise([*kept, len(self.entries)]))):
+            yield from self._segment(first, last, self.at_once - len(kept) + 1, again)
 
     def _segment(self, first: int, last: int, at_once: float, again: StepsAgain) -> Iterator[tuple[TapeEntry, Start]]:
         """Steps ``first`` to ``last - 1``, the last one first, with ``at_once`` starts in memory."""
@@ -88,5 +88,5 @@ def square_root() -> Checkpoints:
 
 
 def at_most(number: int) -> Checkpoints:
-    """Never more than ``number`` starts."""
-    return Checkpoints(most=lambda stride: number, at_once=number)
+    """Never more than ``number`` starts: half of them are placed on the way, the others move about on the way back."""
+    return Checkpoints(most=lambda stride: (number + 1) // 2, at_once=number)

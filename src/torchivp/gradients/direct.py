@@ -19,8 +19,9 @@ class Direct(Gradient):
 
     def integrate(self, problem: Problem, plan: Plan) -> Run:
         """Solve with autograd watching (or not, under ``torch.no_grad``)."""
-        past = () if problem.resume is None else problem.resume.history
-        if torch.is_grad_enabled() and problem.y0.requires_grad and not all(k.requires_grad for _, k in past):
+        resume = problem.resume
+        unrecorded = resume is not None and bool(resume.history) and not resume.recorded
+        if torch.is_grad_enabled() and problem.y0.requires_grad and unrecorded:
             raise GradientError(
                 "A multistep method was resumed, and the slopes of its past carry no gradient, because the solve before had "
                 "another gradient than 'direct'. Use gradient='direct' for both solves, or a Runge-Kutta method."

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._types import Rows
+from .._types import BackwardRow, Rows
 from ..field import Field
 from ..loop import TakenStep
 from ..state import Layout
@@ -40,7 +40,7 @@ class Gauss(Interpolated):
     """
 
     def system(self, linear: Linearised, y: Rows, kept: Any) -> System:
-        return ByPoints(linear, y, Stored(kept(linear.field)))
+        return ByPoints(linear, y, Stored(kept.read(linear.field)))
 
 
 class ByPoints(System):
@@ -58,13 +58,13 @@ class ByPoints(System):
         self.totals = [torch.zeros_like(p) for p in linear.params]
         self.field = Field(self.slope, Layout(torch.zeros_like(y)), direction=-1)
 
-    def slope(self, t: Tensor, row: Rows) -> Rows:
-        return -self.linear(t, self.solution(float(t)), row, wrt_params=False)[1]
+    def slope(self, t: Tensor, row: BackwardRow) -> BackwardRow:
+        return -self.linear(t, self.solution(t), row, wrt_params=False)[1]
 
-    def begin(self, y: Rows, adjoint: Rows) -> Rows:
+    def begin(self, y: Rows, adjoint: Rows) -> BackwardRow:
         return adjoint
 
-    def land(self, row: Rows, y: Rows, cotangent: Rows) -> Rows:
+    def land(self, row: BackwardRow, y: Rows, cotangent: Rows) -> BackwardRow:
         return row + cotangent
 
     def took(self, taken: TakenStep) -> None:
@@ -75,7 +75,7 @@ class ByPoints(System):
             nodes, weights = np.polynomial.legendre.leggauss((taken.plan.method.order + 1) // 2)
             for node, weight in zip(nodes.tolist(), weights.tolist()):
                 self._add(float(span.t) + 0.5 * (1 + node) * span.size, 0.5 * weight * span.size, piece)
-        self.solution.forget_after(-float(taken.span.t1))
+        self.solution.came_to(-taken.span.t1)
 
     def _add(self, t: float, weight: float, piece: Piece) -> None:
         slope, _ = self.linear.evaluate(self.linear.field.time(-t * self.linear.field.direction), self.solution(-t))
@@ -84,10 +84,10 @@ class ByPoints(System):
         grads = torch.autograd.grad(slope, self.linear.params, value(piece, t), allow_unused=True, retain_graph=True)
         add_up(self.totals, grads, weight)
 
-    def adjoint(self, row: Rows) -> Rows:
+    def adjoint(self, row: BackwardRow) -> Rows:
         return row
 
-    def parameters(self, row: Rows) -> list[Tensor]:
+    def parameters(self, row: BackwardRow) -> list[Tensor]:
         return self.totals
 
     def tolerance(self, forward: Tolerance) -> Tolerance:

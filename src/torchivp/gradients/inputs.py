@@ -71,7 +71,7 @@ def find_inputs(problem: Problem, plan: Plan) -> tuple[Inputs, KnownSlope]:
     closed: list[Tensor] = []
     extra: list[Tensor] = []
     moving: list[nn.Module] = []
-    if problem.y0.numel() and problem.t0 < plan.limits.end:
+    if problem.t0 < plan.limits.end:
         watched = Watched(problem.field)
         try:
             span = plan.limits.cut(problem.t0, math.inf)

@@ -1,7 +1,7 @@
 """``gradient="interpolated"``: the adjoint along the stored solution, which is not solved again.
 
-The forward solve keeps its step polynomials; the backward solve integrates the adjoint alone, along them. Stable where the
-plain adjoint is not (there, the state is solved backwards as well), at the price of memory.
+The forward solve keeps its step polynomials; the backward solve integrates the adjoint alone, along them, and lands where
+they meet. Stable where the plain adjoint is not (there, the state is solved backwards as well), at the price of memory.
 
 Source: C. Rackauckas et al., Universal differential equations (2020), doi:10.48550/arXiv.2001.04385 (``InterpolatingAdjoint``).
 """
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._types import Rows
+from .._types import BackwardRow, Rows
 from ..field import Field
 from ..loop import TakenStep
 from ..plan import Plan
@@ -64,7 +64,10 @@ class Interpolated(BackwardGradient):
         return from_tape(out, plan.method) if self._states_kept() is not None else from_pieces(out)
 
     def system(self, linear: Linearised, y: Rows, kept: Any) -> System:
-        return Along(linear, y, Stored(kept(linear.field)))
+        return Along(linear, y, Stored(kept.read(linear.field)))
+
+    def stops(self, kept: Any) -> list[float]:
+        return kept.times
 
 
 class Along(System):
@@ -82,24 +85,24 @@ class Along(System):
         self.integral = StageIntegral(linear.params)
         self.field = Field(self.slope, Layout(y.new_zeros(1, y.shape[1] + 1)), direction=-1)
 
-    def slope(self, t: Tensor, row: Rows) -> Rows:
-        _, at_y, at_params = self.linear(t, self.solution(float(t)), row[:, :-1])
+    def slope(self, t: Tensor, row: BackwardRow) -> BackwardRow:
+        _, at_y, at_params = self.linear(t, self.solution(t), row[:, :-1])
         return torch.cat([-at_y, row.new_full((1, 1), self.integral.note(at_params))], dim=1)
 
-    def begin(self, y: Rows, adjoint: Rows) -> Rows:
+    def begin(self, y: Rows, adjoint: Rows) -> BackwardRow:
         return torch.cat([adjoint, y.new_zeros(1, 1)], dim=1)
 
-    def land(self, row: Rows, y: Rows, cotangent: Rows) -> Rows:
+    def land(self, row: BackwardRow, y: Rows, cotangent: Rows) -> BackwardRow:
         return self.begin(y, self.adjoint(row) + cotangent)
 
     def took(self, taken: TakenStep) -> None:
         self.integral.took(taken)
-        self.solution.forget_after(-float(taken.span.t1))
+        self.solution.came_to(-taken.span.t1)
 
-    def adjoint(self, row: Rows) -> Rows:
+    def adjoint(self, row: BackwardRow) -> Rows:
         return row[:, :-1]
 
-    def parameters(self, row: Rows) -> list[Tensor]:
+    def parameters(self, row: BackwardRow) -> list[Tensor]:
         return self.integral.totals
 
     def tolerance(self, forward: Tolerance) -> Tolerance:

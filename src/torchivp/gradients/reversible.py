@@ -19,8 +19,9 @@ from ..problem import Problem
 from ..runners.eager import Run
 from ..trajectory import Start, StepsAgain, Tape, TapeEntry
 from . import replay
-from .backsolve import check_drift, relative
+from .backsolve import check_drift
 from .base import Gradient
+from .replay import relative
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class EndOnly(Tape):
             if not entry.past:  # it started afresh, from the state alone
                 start = Start(start.y, ())
             if number == 0 and self.first is not None:
-                check_drift(relative(start.y - self.first.y, self.first.y), self.rtol, "y0")
+                off = relative(start.y - self.first.y, self.first.y, self.ends[len(self.entries) - 1].y)
+                check_drift(off, self.rtol, "y0")
                 start = self.first
             yield entry, start

@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from .._types import Rows
-from ..field import Field
+from ..field import Field, time_dtype
 from ..methods import Method
 from ..runners.eager import Run
 from ..trajectory import Piece
 from .replay import Again, tape_of
 
-Pieces = Callable[[Field], Iterator[Piece]]
-"""The pieces of a solution from last to first, given the field they can be computed again with."""
+
+class Pieces(NamedTuple):
+    """The pieces of a solution.
+
+    Attributes:
+        times: where they begin.
+        read: gives them from last to first, from the field they can be computed again with.
+    """
+
+    times: list[float]
+    read: Callable[[Field], Iterator[Piece]]
 
 
 def from_pieces(out: Run) -> Pieces:
     """Pieces that were kept."""
     pieces = [Piece(p.span, p.y0.detach(), p.k.detach(), p.weights) for p in out.trajectory.pieces]
-    return lambda field: reversed(pieces)
+    return Pieces([float(p.span.t) for p in pieces], lambda field: reversed(pieces))
 
 
 def from_tape(out: Run, method: Method) -> Pieces:
     """Pieces that are computed again, from the starts that were kept."""
     tape = tape_of(out)
 
-    def pieces(field: Field) -> Iterator[Piece]:
+    def read(field: Field) -> Iterator[Piece]:
         again = Again(method, field)
         for entry, start in tape.rewind(again):
             step = again.take(entry._replace(looked_into=True), start)
             yield Piece(entry.span, start.y, step.k, step.weights)
 
-    return pieces
+    return Pieces([float(entry.span.t) for entry in tape.entries], read)
 
 
 class Stored:
-    """The solution as a function of time, for times that go back and forth a little, but back on the whole.
+    """The solution as a function of time, one piece after the other from its end to its start.
 
     Args:
         pieces: from last to first.
@@ -46,27 +56,25 @@ class Stored:
 
     def __init__(self, pieces: Iterator[Piece]):
         self.pieces = pieces
-        self.held: deque[Piece] = deque()
+        self.piece = next(pieces)
 
-    def __call__(self, t: float) -> Rows:
-        """The state ``[1, D]`` at the time ``t`` (as inside the forward solve)."""
-        while not self.held or t < self.held[0].span.t:
-            piece = next(self.pieces, None)
-            if piece is None:
-                break
-            self.held.appendleft(piece)
-        return value(next((p for p in self.held if t <= p.span.t1), self.held[-1]), t)
+    def __call__(self, t: Tensor | float) -> Rows:
+        """The state ``[1, D]`` at the time ``t`` (as inside the forward solve) in the piece at hand."""
+        return value(self.piece, t)
 
-    def forget_after(self, t: float) -> None:
-        """Nobody will ask for times after ``t`` any more."""
-        while len(self.held) > 1 and self.held[-1].span.t >= t:
-            self.held.pop()
+    def came_to(self, t: float) -> None:
+        """From here on, earlier times are asked for."""
+        while t <= self.piece.span.t:
+            following = next(self.pieces, None)
+            if following is None:
+                return
+            self.piece = following
 
 
-def value(piece: Piece, t: float) -> Rows:
+def value(piece: Piece, t: Tensor | float) -> Rows:
     """The polynomial of a piece at the time ``t``, ``[1, D]``."""
-    start, size = float(piece.span.t), piece.span.size
-    theta, w = (t - start) / size, piece.weights
-    powers = torch.tensor([[theta**p for p in range(1, len(w) + 1)]], dtype=w.dtype, device=w.device)
+    start, size, w = float(piece.span.t), piece.span.size, piece.weights
+    theta = (torch.as_tensor(t, dtype=time_dtype(w.device), device=w.device) - start) / size
+    powers = (theta ** torch.arange(1, len(w) + 1, device=w.device)).to(w.dtype).unsqueeze(0)
     rows = powers @ w @ piece.k.to(w.dtype)
     return torch.add(piece.y0, rows.to(piece.y0.dtype), alpha=size)

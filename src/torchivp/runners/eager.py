@@ -45,12 +45,14 @@ class Run:
         trajectory: what it leaves.
         tape: the accepted steps, where they are to be taken again.
         counters: as in ``Stats``; a backward pass adds to them when it runs.
+        recorded: autograd was watching.
     """
 
     state: LoopState
     trajectory: Trajectory
     tape: Tape | None = None
     counters: dict[str, int] = field(default_factory=dict)
+    recorded: bool = field(default_factory=torch.is_grad_enabled)
 
 
 @without_autocast

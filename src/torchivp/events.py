@@ -12,6 +12,7 @@ from .errors import InputError, InputTypeError
 from .interpolation import StepPolynomials, fit
 from .problem import Problem
 from .trajectory import Found, Piece, Trajectory
+from .transforms import as_float, batched, derivatives, recorded
 
 _SAMPLES = 8  # per step: crossings that come in pairs inside one step are seen if a sample falls between them
 
@@ -89,6 +90,11 @@ class Detector:
         problem = self.problem
         g = event.function(problem.field.time(t), problem.layout.unravel(y.view(1, -1)), *problem.field.args)
         g = g if isinstance(g, Tensor) else torch.as_tensor(g, dtype=torch.float64)
+        if batched(g):
+            raise InputError(
+                "An event function differs from row to row of torch.func.vmap, but the rows take their steps together and one "
+                "time cannot be the event of all. Loop over the rows, or watch the whole batch as one state (`y.min()`)."
+            )
         if g.numel() != 1 or g.is_complex():
             raise InputError(
                 f"An event function returned a tensor of shape {tuple(g.shape)} and dtype {g.dtype}, but a crossing needs "
@@ -99,7 +105,7 @@ class Detector:
     @torch.no_grad()
     def start(self, t: float, y: Tensor) -> None:
         """The values at the start; an event that is zero there is not found there."""
-        self.before = [float(self.value(e, torch.tensor(t, dtype=torch.float64), y)) for e in self.events]
+        self.before = [as_float(self.value(e, torch.tensor(t, dtype=torch.float64), y)) for e in self.events]
 
     @torch.no_grad()
     def find(self, piece: Piece, index: int, y1: Tensor) -> list[Found]:
@@ -107,7 +113,8 @@ class Detector:
 
         Of those at the very time of a terminal event none is lost: it comes last.
         """
-        piece = Piece(piece.span._replace(t=float(piece.span.t), t1=float(piece.span.t1)), *piece[1:])
+        span = piece.span
+        piece = Piece(span._replace(t=as_float(span.t), t1=as_float(span.t1)), *piece[1:])
         steps = fit([piece])
         t, t1 = piece.span.t, piece.span.t1
         samples = [t + (t1 - t) * i / _SAMPLES for i in range(1, _SAMPLES)] + [t1]
@@ -128,7 +135,7 @@ class Detector:
     ) -> list[float]:
         found, left, g_left = [], t, self.before[number]
         for right, y in zip(samples, states):
-            g_right = float(self.value(event, torch.tensor(right, dtype=torch.float64), y))
+            g_right = as_float(self.value(event, torch.tensor(right, dtype=torch.float64), y))
             rising = g_left < 0 <= g_right
             falling = g_left > 0 >= g_right
             if (rising and event.direction >= 0) or (falling and event.direction <= 0):
@@ -152,7 +159,7 @@ class Detector:
                 break
             middle = (a * g_b - b * g_a) / (g_b - g_a) if i % 3 else 0.5 * (a + b)
             middle = min(max(middle, a + 0.5 * precision), b - 0.5 * precision)
-            g = float(self.value(event, torch.tensor(middle, dtype=torch.float64), _at(steps, [middle])[0]))
+            g = as_float(self.value(event, torch.tensor(middle, dtype=torch.float64), _at(steps, [middle])[0]))
             if g != 0 and (g < 0) == started_negative:
                 g_b = 0.5 * g_b if side < 0 else g_b
                 a, g_a, side = middle, g, -1
@@ -171,8 +178,9 @@ def _at(steps: StepPolynomials, times: list[float]) -> tuple[Tensor, ...]:
 def read(trajectory: Trajectory, detector: Detector) -> tuple[list[Tensor], list[Tensor]]:
     """Times ``[E]`` and states ``[E, D]`` of the events of each function, differentiable.
 
-    The located time ``s`` is a constant; one Newton step ``t = s - g(s, y(s)) / (dg/dt)`` with a constant denominator puts
-    the gradient of the implicit function theorem on it, also with respect to the parameters of g.
+    The located time ``s`` is a constant. A Newton step ``t = s - g(s, y(s)) / (dg/dt)`` with a constant denominator puts
+    the gradient of the implicit function theorem on it, also with respect to the parameters of g. A second one, from there
+    and with a denominator that moves, makes the second and third derivatives right, too.
     """
     device = trajectory.end.device
     times: list[list[Tensor]] = [[] for _ in detector.events]
@@ -191,22 +199,26 @@ def read(trajectory: Trajectory, detector: Detector) -> tuple[list[Tensor], list
 
 def _with_gradient(detector: Detector, event: Event, steps: StepPolynomials, located: float) -> tuple[Tensor, Tensor]:
     zero = torch.zeros(1, dtype=torch.int64, device=steps.t0.device)
-    t = steps.t0.detach().new_tensor([located])
-    y = steps(zero, t)
-    if not torch.is_grad_enabled():
-        return t, y
-    g = detector.value(event, t[0], y)
-    if not g.requires_grad:
-        return t, y
-    frozen = StepPolynomials(steps.t0.detach(), steps.dt.detach(), steps.coefficients.detach())
-    with torch.enable_grad():
-        s = t.clone().requires_grad_()
-        along = detector.value(event, s[0], frozen(zero, s))
-    rate = torch.autograd.grad(along, s)[0] if along.requires_grad else torch.zeros_like(s)
+    t = steps.t0.detach().new_tensor(located)
+
+    def along(s: Tensor) -> Tensor:
+        s = s.reshape(1)
+        return detector.value(event, s[0], steps(zero, s))
+
+    if not (recorded() or (torch.is_grad_enabled() and along(t).requires_grad)):
+        return t.reshape(1), steps(zero, t.reshape(1))
+    with torch.no_grad():
+        rate = derivatives(along, t)[0].detach()
     if not bool(rate != 0):
         raise InputError(
             f"The event found at t={located:g} touches zero without crossing it (dg/dt = 0), so its time has no gradient. "
             f"Detach the result, or choose an event function that crosses zero."
         )
-    t = t - (g - g.detach()).to(t.dtype) / rate
-    return t, steps(zero, t)
+    t = _moved(t, along(t) / rate)
+    t = _moved(t, along(t) / derivatives(along, t)[0])
+    return t.reshape(1), steps(zero, t.reshape(1))
+
+
+def _moved(t: Tensor, newton: Tensor) -> Tensor:
+    """``t`` with the gradient of ``t - newton``."""
+    return t - (newton - newton.detach()).to(t.dtype)

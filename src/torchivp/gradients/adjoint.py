@@ -18,13 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .. import saving
 from .._types import Rows
 from ..autocast import without_autocast
 from ..controllers import Limits
-from ..errors import InputError, SolveError
+from ..errors import GradientError, InputError, SolveError
 from ..failures import message
 from ..field import Field
 from ..loop import LoopState, march, start
@@ -34,14 +33,22 @@ from ..runners.eager import Run, run
 from ..state import Layout
 from ..tolerance import Norm, Tolerance
 from ..trajectory import Knot
-from .closure import check_all_seen, check_still_held, forward_mode
+from ..transforms import recorded, reverse_transformed
+from . import direct
+from .closure import check_all_seen, check_still_held
 from .inputs import Inputs, find_inputs
+from .once import first_derivative_only
 
 
 def integrate(problem: Problem, plan: Plan) -> Run:
     """Solve without autograd; the outputs get the adjoint's gradient."""
-    if forward_mode() or not torch.is_grad_enabled():
-        return run(problem, plan)
+    if recorded() or not torch.is_grad_enabled():
+        if reverse_transformed() and torch.is_grad_enabled():
+            raise GradientError(
+                "gradient='adjoint' solves backwards in a backward pass of its own, which torch.func.grad, vjp and jacrev cannot "
+                "look into. Write gradient='discrete' (or 'direct'), or differentiate with torch.autograd.grad."
+            )
+        return direct.integrate(problem, plan)
     inputs, slope = find_inputs(problem, plan)
     if not inputs.wanted:
         return run(problem, plan, slope=slope)
@@ -144,7 +151,7 @@ class _Adjoint(torch.autograd.Function):
         return states.detach()
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, cotangents: Tensor) -> tuple[Tensor | None, ...]:
         states, *tensors = ctx.saved_tensors
         return (None, None, *ctx.adjoint.gradients(states, cotangents, tensors))

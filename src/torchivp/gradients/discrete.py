@@ -23,7 +23,9 @@ from ..problem import Clock, Problem
 from ..runners.eager import Run, run
 from ..state import flatten, unflatten
 from ..trajectory import Knot, Piece, TapeEntry
-from .closure import check_all_seen, check_still_held, forward_mode
+from ..transforms import forward_mode, recorded
+from . import direct
+from .closure import check_all_seen, check_still_held
 from .inputs import Inputs, find_inputs
 
 Grads = Sequence[Tensor | None]
@@ -31,8 +33,8 @@ Grads = Sequence[Tensor | None]
 
 def integrate(problem: Problem, plan: Plan) -> Run:
     """Solve without autograd, then attach the replay to everything the trajectory keeps."""
-    if forward_mode() or not torch.is_grad_enabled():
-        return run(problem, plan)
+    if recorded() or not torch.is_grad_enabled():
+        return direct.integrate(problem, plan)
     inputs, slope = find_inputs(problem, plan)
     if not inputs.wanted:  # with autograd on: should a tensor show up later that requires grad, it is not lost
         return run(problem, plan, slope=slope)

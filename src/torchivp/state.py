@@ -214,7 +214,7 @@ class Layout:
         value = value.detach()
         if value.is_complex() or bool(worst((~(value >= 0)).any())):
             raise InputError(
-                f"{name} holds {value.tolist()}, which is no tolerance. Give positive numbers, such as 1e-5."
+                f"{name} holds {_least(value).tolist()}, which is no tolerance. Give positive numbers, such as 1e-5."
             )
         value = value.to(device=self.device, dtype=dtype)
         try:
@@ -244,6 +244,11 @@ class Layout:
                 found.append(f"{state}{self.name(i)}" + (f"{index}" if index else ""))
         more = f" and {total - len(found)} more" if total > len(found) else ""
         return f"{', '.join(found)}{more} ({total} of {self.size} entries)"
+
+
+def _least(x: Tensor) -> Tensor:
+    """``x``; under vmap the smallest of all rows."""
+    return x if x.is_complex() else -worst(-x)
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:

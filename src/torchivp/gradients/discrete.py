@@ -32,7 +32,10 @@ Grads = Sequence[Tensor | None]
 
 
 def integrate(problem: Problem, plan: Plan) -> Run:
-    """Solve without autograd, then attach the replay to everything the trajectory keeps."""
+    """Solve without autograd, then attach the replay to everything the trajectory keeps.
+
+    Inside transforms and in forward mode the loop is recorded instead: the same gradient, with the memory of ``direct``.
+    """
     if recorded() or not torch.is_grad_enabled():
         return direct.integrate(problem, plan)
     inputs, slope = find_inputs(problem, plan)

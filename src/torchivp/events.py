@@ -15,6 +15,7 @@ from .interpolation import StepPolynomials, fit
 from .problem import Problem
 from .tolerance import Tolerance
 from .trajectory import Found, Piece, Trajectory
+from .transforms import as_float, batched, derivatives, recorded
 
 _TINY = 1e-300
 
@@ -64,28 +65,31 @@ class SteadyState:
     solution of ``f = 0``.
 
     Args:
-        rtol: of the state, in 1 / (unit of t).
-        atol: in (unit of y) / (unit of t).
+        rtol: of the state, in 1 / (unit of t); ten times that of the solve if None. The error of the steps keeps a solution
+            from resting much more than that.
+        atol: in (unit of y) / (unit of t); the same.
 
     Example:
         >>> sol = torchivp.solve(f, y0, (0.0, 1e4), events=torchivp.SteadyState(), save="end")
         >>> sol.y[-1], sol.t_events[0]
     """
 
-    rtol: float = 1e-6
-    atol: float = 1e-8
+    rtol: float | None = None
+    atol: float | None = None
 
     def __post_init__(self) -> None:
-        if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
+        given = [x for x in (self.rtol, self.atol) if x is not None]
+        if not all(x >= 0 for x in given) or (len(given) == 2 and sum(given) == 0):
             raise InputError(
                 f"rtol={self.rtol}, atol={self.atol}: no solution comes to rest more than that. Give positive numbers."
             )
 
     def as_event(self, problem: Problem) -> Event:
         """The event for one problem."""
-        size = Tolerance(
-            self.rtol, torch.tensor(self.atol, dtype=problem.layout.real_dtype, device=problem.layout.device)
-        )
+        of_solve = problem.tolerance
+        rtol = 10 * of_solve.rtol if self.rtol is None else self.rtol
+        atol = 10 * of_solve.atol if self.atol is None else torch.full_like(of_solve.atol, self.atol)
+        size = Tolerance(rtol, atol, of_solve.norm)
 
         def moving(t: Tensor, y: PyTree, *args: PyTree) -> Tensor:
             row = problem.layout.ravel(y)
@@ -142,6 +146,11 @@ class Detector:
         g = event.function(problem.field.time(t), problem.layout.unravel(y.view(1, -1)), *problem.field.args)
         if not isinstance(g, Tensor):
             g = torch.as_tensor(g, dtype=None if isinstance(g, bool | np.bool_) else torch.float64)
+        if batched(g):
+            raise InputError(
+                "An event function differs from row to row of torch.func.vmap, but the rows take their steps together and one "
+                "time cannot be the event of all. Loop over the rows, or watch the whole batch as one state (`y.min()`)."
+            )
         if g.numel() != 1 or g.is_complex() or g.dtype == torch.bool:
             raise InputError(
                 f"An event function returned a tensor of shape {tuple(g.shape)} and dtype {g.dtype}, but a crossing needs "
@@ -153,7 +162,7 @@ class Detector:
     @torch.no_grad()
     def start(self, t: float, y: Tensor) -> None:
         """The values at the start; an event that is zero there is not found there."""
-        self.before = [float(self.value(e, torch.tensor(t, dtype=torch.float64), y)) for e in self.events]
+        self.before = [as_float(self.value(e, torch.tensor(t, dtype=torch.float64), y)) for e in self.events]
 
     @torch.no_grad()
     def find(self, piece: Piece, index: int, y1: Tensor) -> list[Found]:
@@ -161,7 +170,8 @@ class Detector:
 
         Of those at the very time of a terminal event none is lost: it comes last.
         """
-        piece = Piece(piece.span._replace(t=float(piece.span.t), t1=float(piece.span.t1)), *piece[1:])
+        span = piece.span
+        piece = Piece(span._replace(t=as_float(span.t), t1=as_float(span.t1)), *piece[1:])
         steps = fit([piece])
         t, t1 = piece.span.t, piece.span.t1
         seen: dict[int, tuple[list[float], list[Tensor]]] = {}
@@ -184,7 +194,7 @@ class Detector:
     ) -> list[float]:
         found, left, g_left = [], t, self.before[number]
         for right, y in zip(samples, states):
-            g_right = float(self.value(event, torch.tensor(right, dtype=torch.float64), y))
+            g_right = as_float(self.value(event, torch.tensor(right, dtype=torch.float64), y))
             rising = g_left < 0 <= g_right
             falling = g_left > 0 >= g_right
             if (rising and event.direction >= 0) or (falling and event.direction <= 0):
@@ -208,7 +218,7 @@ class Detector:
                 break
             middle = (a * g_b - b * g_a) / (g_b - g_a) if i % 3 else 0.5 * (a + b)
             middle = min(max(middle, a + 0.5 * precision), b - 0.5 * precision)
-            g = float(self.value(event, torch.tensor(middle, dtype=torch.float64), _at(steps, [middle])[0]))
+            g = as_float(self.value(event, torch.tensor(middle, dtype=torch.float64), _at(steps, [middle])[0]))
             if g != 0 and (g < 0) == started_negative:
                 g_b = 0.5 * g_b if side < 0 else g_b
                 a, g_a, side = middle, g, -1
@@ -232,8 +242,9 @@ def states_at(trajectory: Trajectory, found: Found) -> Tensor:
 def read(trajectory: Trajectory, detector: Detector) -> tuple[list[Tensor], list[Tensor]]:
     """Times ``[E]`` and states ``[E, D]`` of the events of each function, differentiable.
 
-    The located time ``s`` is a constant; one Newton step ``t = s - g(s, y(s)) / (dg/dt)`` with a constant denominator puts
-    the gradient of the implicit function theorem on it, also with respect to the parameters of g.
+    The located time ``s`` is a constant. A Newton step ``t = s - g(s, y(s)) / (dg/dt)`` with a constant denominator puts
+    the gradient of the implicit function theorem on it, also with respect to the parameters of g. A second one, from there
+    and with a denominator that moves, makes the second and third derivatives right, too.
     """
     device = trajectory.end.device
     times: list[list[Tensor]] = [[] for _ in detector.events]
@@ -252,22 +263,26 @@ def read(trajectory: Trajectory, detector: Detector) -> tuple[list[Tensor], list
 
 def _with_gradient(detector: Detector, event: Event, steps: StepPolynomials, located: float) -> tuple[Tensor, Tensor]:
     zero = torch.zeros(1, dtype=torch.int64, device=steps.t0.device)
-    t = steps.t0.detach().new_tensor([located])
-    y = steps(zero, t)
-    if not torch.is_grad_enabled() or event.at_rest:
-        return t, y
-    g = detector.value(event, t[0], y)
-    if not g.requires_grad:
-        return t, y
-    frozen = StepPolynomials(steps.t0.detach(), steps.dt.detach(), steps.coefficients.detach())
-    with torch.enable_grad():
-        s = t.clone().requires_grad_()
-        along = detector.value(event, s[0], frozen(zero, s))
-    rate = torch.autograd.grad(along, s)[0] if along.requires_grad else torch.zeros_like(s)
+    t = steps.t0.detach().new_tensor(located)
+
+    def along(s: Tensor) -> Tensor:
+        s = s.reshape(1)
+        return detector.value(event, s[0], steps(zero, s))
+
+    if event.at_rest or not (recorded() or (torch.is_grad_enabled() and along(t).requires_grad)):
+        return t.reshape(1), steps(zero, t.reshape(1))
+    with torch.no_grad():
+        rate = derivatives(along, t)[0].detach()
     if not bool(rate != 0):
         raise InputError(
             f"The event found at t={located:g} touches zero without crossing it (dg/dt = 0), so its time has no gradient. "
             f"Detach the result, or choose an event function that crosses zero."
         )
-    t = t - (g - g.detach()).to(t.dtype) / rate
-    return t, steps(zero, t)
+    t = _moved(t, along(t) / rate)
+    t = _moved(t, along(t) / derivatives(along, t)[0])
+    return t.reshape(1), steps(zero, t.reshape(1))
+
+
+def _moved(t: Tensor, newton: Tensor) -> Tensor:
+    """``t`` with the gradient of ``t - newton``."""
+    return t - (newton - newton.detach()).to(t.dtype)

@@ -10,6 +10,7 @@ from .loop import Failed, LoopState
 from .plan import Plan
 from .problem import Problem
 from .solution import Status
+from .transforms import worst
 
 
 def message(problem: Problem, plan: Plan, state: LoopState, end: float | None = None) -> str:
@@ -32,7 +33,7 @@ def _worst(problem: Problem, state: LoopState, failed: Failed) -> str:
     """The entry whose error was furthest from its tolerance in the last attempt."""
     if failed.step is None or failed.step.error is None or not failed.step.error.numel():
         return ""
-    ratio = failed.step.error.abs() / problem.tolerance.scale(state.y, failed.step.y1)
+    ratio = worst(failed.step.error.abs() / problem.tolerance.scale(state.y, failed.step.y1))
     entry = problem.layout.describe(ratio == ratio.max())
     return f"; the largest error is that of {entry}" if bool(torch.isfinite(ratio).all()) else ""
 
@@ -55,9 +56,9 @@ def _step_too_small(problem: Problem, plan: Plan, state: LoopState, failed: Fail
 
 
 def _nonfinite_slope(problem: Problem, plan: Plan, state: LoopState, failed: Failed) -> str:
-    bad = ~torch.isfinite(state.y)
+    bad = worst(~torch.isfinite(state.y))
     if failed.step is not None:
-        bad = bad | ~torch.isfinite(failed.step.k).all(dim=0) | ~torch.isfinite(failed.step.y1)
+        bad = bad | worst((~torch.isfinite(failed.step.k)).any(dim=0) | ~torch.isfinite(failed.step.y1))
     entries = f" in {problem.layout.describe(bad)}" if bool(bad.any()) else ""
     return (
         f"f or the state became nan or inf {_where(problem, failed)}{entries}. Check f near that time (a division by zero, a "

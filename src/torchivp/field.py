@@ -103,7 +103,7 @@ class Field:
         times = from_end * span.dt + span.t1
         if span.last is not None or span.first is not None:
             limited = times.detach().clamp(min=span.first, max=span.last)
-            times = times + (limited - times.detach()) if times.requires_grad else limited
+            times = times + (limited - times.detach()) if isinstance(span.dt, Tensor) else limited
         return (times * self.direction if self.direction < 0 else times).to(self.layout.real_dtype).unbind(0)
 
     def start_slope(self, span: Span, y: Rows) -> Rows:

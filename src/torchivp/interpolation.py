@@ -12,6 +12,7 @@ from .autocast import without_autocast
 from .errors import InputError
 from .field import time_dtype
 from .trajectory import Piece
+from .transforms import as_float
 
 
 class StepPolynomials:
@@ -90,10 +91,12 @@ class DenseSolution:
     def __call__(self, t: Tensor) -> Tensor:
         inside = t.to(torch.promote_types(t.dtype, time_dtype(t.device))) * self.direction
         slack = 4 * self._precision(t.dtype) * max(abs(b) for b in self.bounds)
-        if len(t) and not (inside.min() >= self.bounds[0] - slack and inside.max() <= self.bounds[1] + slack):
+        first, last = (-as_float(-inside.min()), as_float(inside.max())) if len(t) else self.bounds
+        if not (first >= self.bounds[0] - slack and last <= self.bounds[1] + slack):
             low, high = sorted(b * self.direction for b in self.bounds)
+            asked = sorted(x * self.direction for x in (first, last))
             raise InputError(
-                f"The solution was asked for at times from {t.min().item():g} to {t.max().item():g}, but it is known on "
+                f"The solution was asked for at times from {asked[0]:g} to {asked[1]:g}, but it is known on "
                 f"[{low:g}, {high:g}] only. Solve over a longer interval, or ask inside this one."
             )
         if self.polynomials is None:

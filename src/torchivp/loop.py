@@ -18,6 +18,7 @@ from .plan import Plan
 from .problem import Problem
 from .randomness import Draws, RandomState
 from .solution import Status
+from .transforms import as_float, worst
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,10 @@ def size(y: Rows) -> Tensor:
     return torch.linalg.vector_norm(y, math.inf) if y.numel() else y.new_zeros(()).real
 
 
+def all_finite(y: Tensor) -> bool:
+    return not as_float((~torch.isfinite(y)).any())
+
+
 def start(problem: Problem, plan: Plan, state: LoopState) -> None:
     """Everything before the first step: the past of a resumed solve, a look at the state, the size of the first step."""
     if problem.resume is not None:
@@ -167,7 +172,7 @@ def start(problem: Problem, plan: Plan, state: LoopState) -> None:
     if not plan.controller.adaptive:
         state.dt = plan.controller.first_step(plan.limits.end)
         state.sizes.append((state.t, size(state.y)))
-    elif not bool(torch.isfinite(state.y).all()):
+    elif not all_finite(state.y):
         state.fail(Status.NONFINITE_STATE)
     elif state.t < plan.limits.end:
         first_step(problem, plan, state)
@@ -189,7 +194,7 @@ def first_step(problem: Problem, plan: Plan, state: LoopState) -> None:
     if state.slope is None:
         state.slope_draws = field.random_state()
     slope = field.start_slope(problem.timed(span), state.y) if state.slope is None else state.slope
-    if not bool(torch.isfinite(slope).all()):
+    if not all_finite(slope):
         state.fail(Status.NONFINITE_SLOPE, Step(state.y, slope, slope, None, ()))
         return
     state.slope = slope
@@ -201,5 +206,5 @@ def first_bad_step(plan: Plan, state: LoopState) -> int | None:
     """Fixed steps: read the device's record of sizes, once. The number of the first step (0: y0) that is not finite."""
     if not (plan.check_finite and state.sizes and state.status.success):
         return None
-    bad = ~torch.isfinite(torch.stack([size for _, size in state.sizes]))
+    bad = ~torch.isfinite(worst(torch.stack([size for _, size in state.sizes])))
     return int(bad.nonzero()[0]) if bool(bad.any()) else None

@@ -16,10 +16,11 @@ from .field import Field, Span, time_dtype
 from .solution import Resume
 from .state import Layout, as_state, from_numpy
 from .tolerance import Norm, Tolerance, rms_norm
+from .transforms import as_float, batched, recorded
 
 
 class Clock:
-    """Times of the loop, as floats or, where the user's times require grad, as tensors that carry their gradient.
+    """Times of the loop, as floats or, where the user's times may carry gradients, as tensors that do.
 
     Step sizes are constants: a step point moves with ``t[0]``, unless the step landed on one of the user's times.
 
@@ -32,7 +33,7 @@ class Clock:
     def __init__(self, times: Tensor | None, moves_with_start: bool = True):
         self.times = times
         if times is not None:
-            self.exact = dict(zip(times.tolist(), times.unbind(0)))
+            self.exact = dict(zip(times.detach().tolist(), times.unbind(0)))
             self.shift = times[0] - times[0].detach() if moves_with_start else torch.zeros_like(times[0])
 
     def __call__(self, t: float) -> Time:
@@ -106,11 +107,16 @@ def make_problem(
         layout=layout,
         y0=layout.ravel(state).clone(),  # f may write into the state it gets; y0 stays the user's
         t=floats,
-        clock=Clock(inside.cpu() if inside.requires_grad else None, resume is None),
+        clock=Clock(inside.cpu() if may_carry_gradient(inside) else None, resume is None),
         direction=direction,
         tolerance=make_tolerance(rtol, atol, layout, norm),
         resume=resume,
     )
+
+
+def may_carry_gradient(times: Tensor) -> bool:
+    """Whether times have to stay tensors. Inside a transform they cannot be asked: another one around it may want them."""
+    return times.requires_grad or recorded()
 
 
 def as_times(t: Any, device: torch.device) -> Tensor:
@@ -127,6 +133,11 @@ def as_times(t: Any, device: torch.device) -> Tensor:
             ) from None
     if t.is_complex() or t.dtype == torch.bool:
         raise InputTypeError(f"t has dtype {t.dtype}, but times are real numbers. Give a floating point tensor.")
+    if batched(t):
+        raise InputError(
+            "The times t differ from row to row of torch.func.vmap, but the rows take their steps together. Scale the time: "
+            "solve s in (0, 1) with f(s, y) = T * f(t0 + s * T, y), where T = t1 - t0 may differ; or loop over the rows."
+        )
     if t.dim() == 0:
         t = torch.stack([torch.zeros_like(t), t]) if float(t.detach()) != 0 else t.reshape(1)
     if t.dim() != 1 or t.numel() == 0:
@@ -176,7 +187,7 @@ def make_tolerance(rtol: PyTree, atol: PyTree, layout: Layout, norm: Norm = rms_
     neither = torch.as_tensor((absolute == 0) & torch.as_tensor(relative == 0, device=layout.device)).expand(
         1, layout.size
     )
-    if bool(neither.any()):
+    if as_float(neither.any()):
         raise InputError(
             f"rtol and atol are both 0 in {layout.describe(neither)}, and no error is as small as that. Give a positive rtol "
             f"or atol there, such as 1e-5."

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ._types import PyTree, Rows
 from .errors import InputError, InputTypeError
+from .transforms import worst
 
 _NAMESPACE = "torchivp"
 _registered: set[type] = set()
@@ -217,9 +218,9 @@ class Layout:
             torch.tensor(x, dtype=dtype) if number else as_tensor(x, name, "Give positive numbers, or a tree like y0.")
         )
         value = value.detach()
-        if value.is_complex() or not bool((value >= 0).all()):
+        if value.is_complex() or bool(worst((~(value >= 0)).any())):
             raise InputError(
-                f"{name} holds {value.tolist()}, which is no tolerance. Give positive numbers, such as 1e-5."
+                f"{name} holds {_least(value).tolist()}, which is no tolerance. Give positive numbers, such as 1e-5."
             )
         value = value.to(device=self.device, dtype=dtype)
         try:
@@ -241,6 +242,7 @@ class Layout:
 
     def describe(self, mask: Tensor, limit: int = 4, state: str = "y") -> str:
         """The entries of the user's state where ``mask [1, D]`` is true, as one would index them."""
+        mask = worst(mask)
         total = int(mask.sum())
         found: list[str] = []
         for i, (part, shape) in enumerate(zip(mask.view(-1).split(self.sizes), self.shapes)):
@@ -248,6 +250,11 @@ class Layout:
                 found.append(f"{state}{self.name(i)}" + (f"{index}" if index else ""))
         more = f" and {total - len(found)} more" if total > len(found) else ""
         return f"{', '.join(found)}{more} ({total} of {self.size} entries)"
+
+
+def _least(x: Tensor) -> Tensor:
+    """``x``; under vmap the smallest of all rows."""
+    return x if x.is_complex() else -worst(-x)
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:

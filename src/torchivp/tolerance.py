@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ._types import Rows
+from .transforms import as_float
 
 Norm = Callable[[Tensor], Tensor]
 
@@ -42,7 +43,10 @@ class Tolerance:
         return torch.add(self.atol, size, alpha=self.rtol)
 
     def ratio(self, error: Rows, y0: Rows, y1: Rows) -> float:
-        """Error over tolerance: a step is good enough at 1 or less; nan if ``y1`` overflowed. One host synchronisation."""
+        """Error over tolerance: a step is good enough at 1 or less; nan if ``y1`` overflowed. One host synchronisation.
+
+        Under vmap the worst row speaks for all.
+        """
         error, y0, y1 = error.detach(), y0.detach(), y1.detach()
         error = torch.add(error, y1, alpha=0)  # inf * 0 is nan: an infinite y1 would hide behind its own scale
-        return float(self.norm(error / self.scale(y0, y1)))
+        return as_float(self.norm(error / self.scale(y0, y1)))

@@ -211,7 +211,7 @@ REST = torchivp.SteadyState()
 TIGHT: dict[str, Any] = {"events": REST, "save": "end", "rtol": 1e-9, "atol": 1e-12}
 
 
-@pytest.mark.parametrize("gradient", ["implicit", "discrete", "direct", "adjoint"])
+@pytest.mark.parametrize("gradient", ["implicit", "discrete", "direct"])
 def test_the_gradient_of_a_steady_state(gradient: str) -> None:
     w = torch.tensor([0.5, 2.0, -1.0], dtype=F64, requires_grad=True)
     y0 = torch.zeros(3, dtype=F64, requires_grad=True)

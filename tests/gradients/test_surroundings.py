@@ -127,19 +127,6 @@ def test_forward_mode(gradient: str, w: Tensor) -> None:
     assert torch.allclose(tangent, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("gradient", ["discrete", "adjoint"])
-def test_functorch(gradient: str, w: Tensor) -> None:
-    """torch.func works with direct; the others say no."""
-
-    def loss(w: Tensor, gradient: str) -> Tensor:
-        return weighted(solve(plain(w), gradient=gradient).y)
-
-    expected = gradients(loss(w, "direct"), [w])[0]
-    assert torch.allclose(torch.func.grad(loss)(w.detach(), "direct"), expected, rtol=1e-12)
-    with pytest.raises(RuntimeError):
-        torch.func.grad(loss)(w.detach(), gradient)
-
-
 @pytest.mark.parametrize("method", ["rk4", "tsit5", "dopri8", "explicit_adams"])
 def test_an_f_that_draws_random_numbers(method: str) -> None:
     """Dropout: the replay draws the numbers of the forward pass again, and leaves the generator where it was."""

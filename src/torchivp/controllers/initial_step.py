@@ -9,6 +9,7 @@ import torch
 from .._types import Rows
 from ..field import Field, Span, time_dtype
 from ..tolerance import Tolerance
+from ..transforms import as_float
 
 
 @torch.no_grad()
@@ -33,14 +34,14 @@ def initial_step(
         return room
     y, slope = y.detach(), slope.detach()
     scale = tolerance.scale(y)
-    d0, d1 = float(tolerance.norm(y / scale)), float(tolerance.norm(slope / scale))
+    d0, d1 = as_float(tolerance.norm(y / scale)), as_float(tolerance.norm(slope / scale))
     h0 = 0.01 * d0 / d1 if 1e-5 <= d0 < math.inf and 1e-5 <= d1 < math.inf else 1e-6
     h0 = min(h0, room)
     last = span.t1 if span.last is None else span.last  # h0 rounded to the state's dtype may lie behind the end
     inside = Span(span.t, span.t + h0, last, span.first)
     (probe_time,) = field.times(inside, torch.zeros(1, dtype=time_dtype(y.device), device=y.device))
     probe = field(probe_time, y + h0 * slope)
-    d2 = float(tolerance.norm((probe - slope) / scale)) / h0
+    d2 = as_float(tolerance.norm((probe - slope) / scale)) / h0
     steepest = max(d1, d2)
     if not 1e-15 < steepest < math.inf:
         h1 = max(1e-6, h0 * 1e-3)

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .. import saving
 from .._types import BackwardRow, PyTree, Rows
@@ -32,9 +31,11 @@ from ..solution import Status
 from ..state import flatten, unflatten
 from ..tolerance import Tolerance
 from ..trajectory import Knot, Piece, Tape
-from .base import Gradient
-from .closure import check_all_seen, check_still_held, forward_mode
+from .base import Gradient, nothing_to_do, refuse_reverse_transforms
+from .closure import check_all_seen, check_still_held
+from .direct import Direct
 from .inputs import Inputs, find_inputs
+from .once import first_derivative_only
 from .side_effects import no_side_effects
 
 
@@ -163,8 +164,9 @@ class BackwardGradient(Gradient):
     def integrate(self, problem: Problem, plan: Plan) -> Run:
         """Solve without autograd; the outputs and events get the gradient of the backward solve."""
         self.check(plan)
-        if forward_mode() or not torch.is_grad_enabled():
-            return run(problem, plan)
+        if nothing_to_do():
+            refuse_reverse_transforms(self)
+            return Direct().integrate(problem, plan)
         inputs, known = find_inputs(problem, plan)
         if not inputs.wanted:
             return run(problem, plan, known=known)
@@ -316,7 +318,7 @@ class _Backward(torch.autograd.Function):
         return states.detach()
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, cotangents: Tensor) -> tuple[Tensor | None, ...]:
         states, *tensors = ctx.saved_tensors
         return (None, None, *ctx.backward.gradients(states, cotangents, tensors))

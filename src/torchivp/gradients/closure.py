@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.autograd.graph import Node
 
 from .._types import Time
@@ -170,11 +169,6 @@ def _independent(found: list[Tensor], used: set[Edge]) -> list[Tensor]:
     if nested or any(id(x) in below for x in plain):
         return list({**{id(x): x for x in plain}, **below}.values())
     return plain + computed
-
-
-def forward_mode() -> bool:
-    """Whether forward-mode differentiation is going on, which only autograd through the loop can follow."""
-    return forward_ad._current_level >= 0
 
 
 def check_all_seen(outputs: Iterable[Tensor], known: Iterable[Tensor], t: Time) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..errors import InputError
 from ..plan import Plan
@@ -27,6 +26,7 @@ from ..trajectory import carried
 from . import checkpoints, replay
 from .base import Gradient
 from .closure import check_all_seen
+from .once import first_derivative_only
 from .side_effects import no_side_effects
 
 
@@ -153,11 +153,12 @@ class _Sensitivities(torch.autograd.Function):
     def forward(ctx: Any, values: list[Tensor], jacobians: list[Tensor], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.jacobians = jacobians
         ctx.shapes = [x.shape if x.requires_grad else None for x in tensors]
+        ctx.save_for_backward(*tensors)  # for the error of a second backward pass, which has to be reached
         ctx.set_materialize_grads(False)
         return tuple(x.detach() for x in values)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         parts = [
             j.reshape(len(j), -1) @ c.reshape(-1).to(j.dtype)

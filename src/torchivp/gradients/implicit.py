@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .._types import Rows
 from ..autocast import without_autocast
@@ -26,9 +25,11 @@ from ..runners.eager import Run, run
 from ..state import flatten, unflatten
 from ..trajectory import Piece
 from .backsolve import Linearised
-from .base import Gradient
-from .closure import check_still_held, forward_mode
+from .base import Gradient, nothing_to_do, refuse_reverse_transforms
+from .closure import check_still_held
+from .direct import Direct
 from .inputs import Inputs, find_inputs
+from .once import first_derivative_only
 from .side_effects import no_side_effects
 
 _LARGEST = 2_000  # numbers in a state whose Jacobian is still formed and factorised
@@ -59,8 +60,9 @@ class Implicit(Gradient):
                 "gradient='implicit' is the gradient of the steady state alone, not of the way there. Write save='end' without "
                 "dense=True, or take gradient='discrete'."
             )
-        if forward_mode() or not torch.is_grad_enabled():
-            return run(problem, plan)
+        if nothing_to_do():
+            refuse_reverse_transforms(self)
+            return Direct().integrate(problem, plan)
         inputs, known = find_inputs(problem, plan)
         if not inputs.wanted:
             return run(problem, plan, known=known)
@@ -158,7 +160,7 @@ class _AtRest(torch.autograd.Function):
         return y.detach()
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         y, *tensors = ctx.saved_tensors
         return (None, None, *ctx.resting.gradients(y, cotangent, tensors))

@@ -21,7 +21,10 @@ from ..problem import Clock, Problem
 from ..runners.eager import Run, run
 from ..state import flatten, unflatten
 from ..trajectory import Knot, Piece, Start, Tape, TapeEntry, carried
-from .closure import check_all_seen, check_still_held, forward_mode
+from ..transforms import forward_mode
+from .base import nothing_to_do
+from .closure import check_all_seen, check_still_held
+from .direct import Direct
 from .inputs import Inputs, find_inputs
 from .side_effects import no_side_effects
 
@@ -34,12 +37,14 @@ def integrate(
 ) -> Run:
     """Solve without autograd, then put the gradient on everything the trajectory keeps.
 
+    Inside transforms and in forward mode the loop is recorded instead: the same gradient, with the memory of ``direct``.
+
     Args:
         new_tape: makes the tape for the steps.
         differentiable: the values of a replay, with a gradient; None: that of the replay itself.
     """
-    if forward_mode() or not torch.is_grad_enabled():
-        return run(problem, plan)
+    if nothing_to_do():
+        return Direct().integrate(problem, plan)
     inputs, known = find_inputs(problem, plan)
     if not inputs.wanted:  # with autograd on: should a tensor show up later that requires grad, it is not lost
         return run(problem, plan, known=known)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import saving
 from ..autocast import without_autocast
-from ..errors import OutputError
+from ..errors import InputError, OutputError
 from ..events import Detector
 from ..loop import LoopState, TakenStep, first_bad_step, march, start
 from ..methods.base import Step
@@ -22,6 +22,7 @@ from ..progress import watched
 from ..randomness import RandomState
 from ..solution import Status
 from ..trajectory import Found, Inside, Piece, Start, Tape, TapeEntry, Trajectory
+from ..transforms import batched
 
 _HOLD = 2**24  # numbers of step polynomials held at once, where nobody needs them later
 
@@ -141,6 +142,12 @@ def run_again_up_to(
 
 
 def as_user(problem: Problem, state: LoopState) -> tuple[float, object]:
+    """Time and state for ``on_step``."""
+    if batched(state.y):
+        raise InputError(
+            "on_step looks at the state after every step, but under torch.func.vmap there is one for each row and no number to "
+            "read. Leave on_step out and read the outputs (save='steps'), or solve the whole batch as one state."
+        )
     return state.t * problem.direction, problem.layout.unravel(state.y.detach())
 
 

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
+from ...errors import GradientError, InputError
 from ...loop import LoopState, march, start
+from ...transforms import recorded
 from . import engine
 from .forward import in_shape, make_solver, odeint
 from .functions import ADJOINT_CALLBACKS, CALLBACKS, flat_to_shape
@@ -51,12 +52,18 @@ def odeint_adjoint(
         as ``odeint``.
 
     Raises:
-        as ``odeint``; InputError where parameters or options of the backward solve cannot be guessed.
+        as ``odeint``; InputError where parameters or options of the backward solve cannot be guessed; GradientError inside
+        transforms of torch.func and in forward-mode differentiation.
 
     Source: R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, Neural Ordinary Differential Equations, 2018,
     doi:10.48550/arXiv.1806.07366; the norm: P. Kidger, R. T. Q. Chen, T. Lyons, "Hey, that's not an ODE", 2020,
     doi:10.48550/arXiv.2009.09457.
     """
+    if recorded():
+        raise GradientError(
+            "odeint_adjoint solves backwards in a backward pass of its own, which the transforms of torch.func and forward-mode "
+            "differentiation cannot look into. Write odeint with the same arguments (without those of the adjoint)."
+        )
     if adjoint_params is None and not isinstance(func, nn.Module):
         raise InputError(
             "func must be an instance of nn.Module to specify the adjoint parameters; alternatively they can be specified "

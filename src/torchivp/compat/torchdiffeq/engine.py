@@ -19,12 +19,13 @@ from ...interpolation import fit
 from ...loop import LoopState
 from ...methods import Method
 from ...plan import Plan, Watch
-from ...problem import Clock, Problem, make_tolerance
+from ...problem import Clock, Problem, make_tolerance, may_carry_gradient
 from ...runners.eager import Run
 from ...saving import GivenTimes, read
 from ...solution import Status
 from ...state import Layout
 from ...tolerance import Tolerance
+from ...transforms import as_float
 from .errors import (
     FunctionOutputError,
     MaxStepsExceeded,
@@ -64,15 +65,15 @@ def make_problem(
         y0: any shape.
         t: increasing, ``[T]``; may require grad.
         tolerance: in rows.
-        grid: mesh points that may require grad beside ``t``.
+        grid: mesh points that may carry gradients beside ``t``.
     """
     layout = Layout(y0)
     field = Field(func.base_func if isinstance(func, PerturbFunc) else func, layout, broadcast=True)
     times = t.to(time_dtype(y0.device))
     moving = times
-    if grid is not None and grid is not t and grid.requires_grad:
+    if grid is not None and grid is not t and may_carry_gradient(grid):
         moving = torch.cat([times, grid[1:-1].to(times)])
-    clock = Clock(moving.cpu() if moving.requires_grad else None)
+    clock = Clock(moving.cpu() if may_carry_gradient(moving) else None)
     return Problem(field, layout, layout.ravel(y0), times.detach().tolist(), clock, 1, tolerance)
 
 
@@ -144,7 +145,7 @@ def integrate_until_event(solver: Solver, t0: Tensor, event_fn: Callable[..., Te
     """
     problem, plan = solver.setup_event(t0.reshape(1))
     y0 = solver.y0
-    if bool(event_fn(t0, y0) == 0):
+    if as_float(event_fn(t0, y0)) == 0:
         return t0.detach(), torch.stack([y0, y0])
     plan = replace(plan, events=(Event(lambda t, y: event_fn(t, y).to(torch.float64), terminal=True),))
     out = run(problem, plan)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...transforms import derivatives, recorded
 from .forward import odeint
 from .functions import flat_to_shape
 from .inputs import check_inputs
@@ -60,7 +61,8 @@ def with_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The same time and state with the gradient of the implicit function theorem.
 
-    ``g(t, y(t)) = 0`` moves ``t`` by ``-dg / (dg/dt + dg/dy . f)``, and the state with it by ``f dt``.
+    ``g(t, y(t)) = 0`` moves ``t`` by ``-dg / (dg/dt + dg/dy . f)``, and the state with it by ``f dt``. To have the second
+    derivatives right, ``y(t)`` is a midpoint step from ``state`` (of no length), and Newton's step is taken twice.
 
     Args:
         func, event_fn: in normal form.
@@ -68,17 +70,28 @@ def with_gradient(
         state: at that time; its graph is that of a solve up to a constant time.
     """
     event_t = event_t.detach()
-    if not torch.is_grad_enabled():
+    if not (recorded() or torch.is_grad_enabled()):
         return event_t, state
     g = event_fn(event_t, state)
-    if not g.requires_grad and not state.requires_grad:
+    if not (recorded() or g.requires_grad or state.requires_grad):
         return event_t, state
-    slope = func(event_t, state.detach()).detach()
-    with torch.enable_grad():
-        t, y = event_t.clone().requires_grad_(), state.detach().requires_grad_()
-        along = event_fn(t, y)
-        g_t, g_y = torch.autograd.grad(along, (t, y), allow_unused=True) if along.requires_grad else (None, None)
-    rate = torch.zeros_like(event_t) if g_t is None else g_t
-    rate = rate if g_y is None else rate + (g_y.conj() * slope).real.sum()
-    event_t = event_t - ((g - g.detach()) / (rate + _TINY)).to(event_t).reshape(event_t.shape)
-    return event_t, state + slope * (event_t - event_t.detach()).to(state.real.dtype)
+    slope = func(event_t, state)
+
+    def at(t: Tensor) -> Tensor:
+        dt = t - event_t
+        size = dt.to(state.real.dtype)
+        return state + size * func(event_t + 0.5 * dt, state + 0.5 * size * slope)
+
+    def along(t: Tensor) -> Tensor:
+        return event_fn(t, at(t))
+
+    with torch.no_grad():
+        (rate,) = derivatives(along, event_t)
+    t = _moved(event_t, g / (rate.detach() + _TINY))
+    t = _moved(t, along(t) / (derivatives(along, t)[0] + _TINY))
+    return t, at(t)
+
+
+def _moved(t: Tensor, newton: Tensor) -> Tensor:
+    """``t`` with the gradient of ``t - newton``."""
+    return t - (newton - newton.detach()).to(t).reshape(t.shape)

@@ -101,7 +101,8 @@ class FixedGridODESolver:
     def setup(self, t: Tensor, *, landing: bool = False) -> engine.Setup:
         """The solve over ``t``; with ``landing``, on a grid of its own for each interval of ``t``."""
         grid = self._grid(t) if not landing else self._joined([self._grid(t[i : i + 2]) for i in range(len(t) - 1)])
-        problem = engine.make_problem(self.func, self.y0, t, engine.no_tolerance(self.y0), grid)
+        own = None if self.step_size is not None else grid  # steps of one size are constants
+        problem = engine.make_problem(self.func, self.y0, t, engine.no_tolerance(self.y0), own)
         controller = FixedSteps(times=grid.detach().tolist())
         return self._plan(
             problem, controller, end=problem.t[-1], stops=controller.grid(problem.t),

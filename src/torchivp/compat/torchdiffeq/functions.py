@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...problem import may_carry_gradient
 from .errors import ArgumentError
 
 CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
@@ -98,7 +99,7 @@ class PerturbFunc:
 def nextafter(t: Tensor, direction: Tensor) -> Tensor:
     """The neighbour of ``t`` towards ``direction``, with the gradient of ``t``."""
     neighbour = torch.nextafter(t.detach(), direction.detach())
-    return t + (neighbour - t.detach()) if t.requires_grad else neighbour
+    return t + (neighbour - t.detach()) if may_carry_gradient(t) else neighbour
 
 
 _MOVED: dict[Perturb, Callable[[Tensor], Tensor]] = {

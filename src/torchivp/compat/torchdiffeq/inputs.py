@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError, InputTypeError
+from ...transforms import batched
 from .errors import ArgumentError, IntegerStateError, NotYetImplementedError
 from .functions import (
     ADJOINT_CALLBACKS,
@@ -168,6 +169,7 @@ def check_times(t: Any) -> bool:
         raise InputTypeError(f"`t` must be a floating point Tensor but is a {t.type()}")
     _check(t.dim() == 1, "t must be one dimensional")
     _check(len(t) > 0, "t must hold at least one time")
+    _check(not batched(t), "t must not differ from row to row of torch.func.vmap; scale the time in func instead")
     times = t.detach().tolist()
     forward = all(a < b for a, b in zip(times, times[1:]))
     backward = all(a > b for a, b in zip(times, times[1:]))

@@ -21,7 +21,7 @@ def first_derivative_only(backward: Backward) -> Backward:
     """
 
     @functools.wraps(backward)
-    def wrapper(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+    def wrapper(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
         with torch.no_grad():
             grads = backward(ctx, *cotangents)
         if not torch.is_grad_enabled():
@@ -39,8 +39,8 @@ class _Last(torch.autograd.Function):
     """Puts an end into the graph behind the first ``n`` tensors; the others are what they depend on."""
 
     @staticmethod
-    def forward(ctx: Any, n: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(x.detach() for x in tensors[:n])
+    def forward(ctx: Any, n: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        return tuple(x.detach() for x in tensors[:n] if x is not None)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:

@@ -60,7 +60,10 @@ class Stats:
 
 @dataclass
 class Resume:
-    """Where a solve can go on from (``solve(..., start=solution)``); times and slopes as inside the library."""
+    """Where a solve can go on from (``solve(..., start=solution)``); times and slopes as inside the library.
+
+    ``carries`` says what the history holds (see ``methods.base.Method``).
+    """
 
     t: float
     y: Tensor
@@ -68,6 +71,11 @@ class Resume:
     history: tuple[tuple[Any, Tensor], ...]
     memory: tuple[float, ...]
     direction: int
+    carries: str = "slopes"
+
+    def seen_by(self, carries: str) -> Resume:
+        """The same for a method that carries something else: without the history."""
+        return self if carries == self.carries else replace(self, history=())
 
 
 @dataclass

@@ -15,7 +15,7 @@ def integrate(problem: Problem, plan: Plan) -> Run:
     past = () if problem.resume is None else problem.resume.history
     if torch.is_grad_enabled() and problem.y0.requires_grad and not all(k.requires_grad for _, k in past):
         raise GradientError(
-            "A multistep method was resumed, and the slopes of its past carry no gradient, because the solve before had "
-            "another gradient than 'direct'. Use gradient='direct' for both solves, or a Runge-Kutta method."
+            "A reversible or multistep method was resumed, and what it carries from step to step has no gradient, because the "
+            "solve before had another gradient than 'direct'. Use gradient='direct' for both solves, or a Runge-Kutta method."
         )
     return run(problem, plan)

@@ -85,8 +85,8 @@ class Replay:
         self.end = out.trajectory.end.detach()
         if problem.resume is not None and problem.resume.history:
             raise GradientError(
-                "A multistep method was resumed, and its past slopes belong to the solve before. Use gradient='direct' for "
-                "both solves, or a Runge-Kutta method."
+                "A reversible or multistep method was resumed, and what it carries from step to step belongs to the solve "
+                "before. Use gradient='direct' for both solves, or a Runge-Kutta method."
             )
 
     def _values(self, out: Run) -> list[Tensor]:
@@ -163,7 +163,7 @@ class Replay:
 def take(method: Any, field: Field, clock: Clock, entry: TapeEntry, y: Tensor, history: History) -> Step:
     """Take an accepted step again, exactly."""
     span = entry.span._replace(t=clock(entry.span.t), t1=clock(entry.span.t1))
-    if method.needs_slope and not entry.ready:
+    if not entry.ready and method.needs_slope(entry.history):
         history = ((span.t, field.start_slope(span, y)), *history)
     step = method.step(field, span, y, history)
     return method.dense(field, span, y, step) if entry.looked_into else step

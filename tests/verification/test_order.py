@@ -131,9 +131,10 @@ def test_reversible(method: Method) -> None:
     assert between.min() > dense_order(method) - 0.2, dict(zip(EXACT, between))
 
 
-@pytest.mark.parametrize("method", REVERSIBLE.values(), ids=REVERSIBLE.keys())
+@pytest.mark.parametrize("method", [m for m in REVERSIBLE.values() if m.order < 7], ids=repr)
 def test_reversible_on_uneven_grids(method: Method) -> None:
-    """As the base method there (dopri5 itself shows 4.7, its interpolant 4.6); the others keep their order."""
+    """As the base method there (dopri5 itself shows 4.7, its interpolant 4.6; dopri8 does not get far enough above rounding
+    errors to compare); the others keep their order."""
     problems = list(EXACT.values())
     found = observed(method, problems, graded, first=6)
     if isinstance(method, Reversible):

@@ -19,11 +19,11 @@ class ALF(Method):
 
         u = f(t0 + dt / 2, y0 + dt / 2 v0),    v1 = 2 u - v0,    y1 = y0 + dt / 2 (v0 + v1) = y0 + dt u,
 
-    and ``reverse`` solves this for y0 and v0. The error estimate ``dt (u - v0)`` is twice that of the authors' code, which
-    compares with a step of their own; this one is the difference to the Euler step ``y0 + dt v0``. Undamped, as in their
-    experiments: damping costs an order. It has no region of stability beside a piece of the imaginary axis.
+    and ``reverse`` solves this for y0 and v0. The error estimate ``dt (u - v0)`` is the difference to Euler's step
+    ``y0 + dt v0`` (the authors' code takes half of it). Undamped: damping costs an order. It has no region of stability beside a
+    piece of the imaginary axis.
 
-    Source: J. Zhuang, N. C. Dvornek, S. Tatikonda, J. S. Duncan, MALI (2021), algorithm 2,
+    Source: J. Zhuang, N. C. Dvornek, S. Tatikonda, J. S. Duncan, MALI (2021),
     doi:10.48550/arXiv.2102.04668; the method: U. Mutze (2013), doi:10.48550/arXiv.1311.6602.
     """
 

@@ -22,7 +22,7 @@ class ReversibleHeun(Method):
     and ``reverse`` solves this for y0 and z0. It has no region of stability beside a piece of the imaginary axis: on decaying
     solutions z and y drift apart over long times, and the step sizes shrink. ``Reversible`` is better there.
 
-    Source: P. Kidger, J. Foster, X. Li, T. Lyons, Efficient and Accurate Gradients for Neural SDEs (2021), algorithm 1,
+    Source: P. Kidger, J. Foster, X. Li, T. Lyons, Efficient and Accurate Gradients for Neural SDEs (2021),
     doi:10.48550/arXiv.2105.13493.
     """
 

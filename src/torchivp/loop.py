@@ -133,7 +133,7 @@ def accepted_step(problem: Problem, plan: Plan, state: LoopState) -> TakenStep |
 
 def known_slopes(problem: Problem, plan: Plan, state: LoopState, span: Span) -> History:
     """The history a step starts from, with the slope at its start first."""
-    if (state.ready and span.first is None) or not plan.method.needs_slope:
+    if (state.ready and span.first is None) or not plan.method.needs_slope(state.history):
         return state.history
     if state.slope is None:
         state.slope_draws = problem.field.random_state()

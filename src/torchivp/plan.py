@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ._types import Rows
 from .controllers import PID, Controller, FixedSteps, Limits
@@ -15,8 +14,6 @@ from .methods.base import Method
 if TYPE_CHECKING:
     from .events import Event
     from .saving import Save
-
-T = TypeVar("T")
 
 
 @runtime_checkable
@@ -58,29 +55,6 @@ class Plan:
     interruptible: bool = False
     check_finite: bool = True
     watch: Watch | None = None
-
-
-def named(kind: str, name: object, table: Mapping[str, T]) -> T:
-    """The entry of this name, or an error that says what was probably meant."""
-    if isinstance(name, str) and name in table:
-        return table[name]
-    close = difflib.get_close_matches(str(name), table, n=1)
-    meant = f" Did you mean {close[0]!r}?" if close else ""
-    raise InputError(f"{kind}={name!r} is not known.{meant} Choose one of: {', '.join(sorted(table))}.")
-
-
-def choose(kind: str, piece: object, base: Any, table: Mapping[str, type[T]]) -> T:
-    """A piece (a method, a gradient) from its name, its class, or itself."""
-    if isinstance(piece, base):
-        return piece
-    if isinstance(piece, type) and issubclass(piece, base):
-        return piece()
-    return named(kind, piece, table)()
-
-
-def choose_method(method: str | Method | type[Method], table: Mapping[str, type[Method]]) -> Method:
-    """A method from its name, its class, or itself."""
-    return choose("method", method, Method, table)
 
 
 def choose_controller(method: Method, controller: Controller | None, dt: float | None) -> Controller:

@@ -63,7 +63,8 @@ class Resume:
     """Where a solve can go on from (``solve(..., start=solution)``); times and slopes as inside the library.
 
     Attributes:
-        recorded: autograd recorded the slopes of the past.
+        recorded: autograd recorded what the history holds.
+        carries: what the history holds (see ``methods.base.Method``).
     """
 
     t: float
@@ -73,6 +74,11 @@ class Resume:
     memory: tuple[float, ...]
     direction: int
     recorded: bool = True
+    carries: str = "slopes"
+
+    def seen_by(self, carries: str) -> Resume:
+        """The same for a method that carries something else: without the history."""
+        return self if carries == self.carries else replace(self, history=())
 
 
 @dataclass

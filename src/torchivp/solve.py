@@ -21,8 +21,10 @@ from .failures import message
 from .gradients import GRADIENTS, Gradient
 from .interpolation import DenseSolution, fit
 from .loop import LoopState
-from .methods import METHODS, Method
-from .plan import Plan, choose, choose_controller, choose_method, named
+from .methods import Method
+from .methods.table import choose_method
+from .names import choose, named
+from .plan import Plan, choose_controller
 from .problem import Problem, as_times, make_problem
 from .runners import RUNNERS
 from .runners.eager import Run, not_started
@@ -85,7 +87,7 @@ def solve(
         throw: raise SolveError if the solve fails; otherwise return what was computed, marked by its status. With
             ``throw=False``, Ctrl-C returns the part done.
         start: a solution to go on from: with its last state, its step size and its past (a multistep method uses the
-            slopes of its past: ``f`` must be the same).
+            slopes of its past, a reversible one its second state: ``f`` must be the same).
 
     Returns:
         Solution: ``.t``, ``.y`` with a leading time axis, ``.status``, ``.stats``, ...
@@ -100,11 +102,12 @@ def solve(
         >>> sol.y[-1]
     """
     check_types(controller=controller, dt=dt, max_steps=max_steps, on_step=on_step, start=start)
-    problem = pose(f, y0, t, args, rtol, atol, start)
+    chosen = choose_method(method)
+    problem = pose(f, y0, t, args, rtol, atol, start, chosen.carries)
     save_as, through = saving.choose(save, problem.t)
     plan = make_plan(
         problem,
-        method=choose_method(method, METHODS),
+        method=chosen,
         controller=controller,
         dt=None if dt is None else float(dt),
         stop_times=stop_times,
@@ -148,16 +151,16 @@ def check_types(**arguments: object) -> None:
 
 
 def pose(
-    f: VectorField, y0: PyTree, t: Any, args: PyTree, rtol: PyTree, atol: PyTree, start: Solution | None
+    f: VectorField, y0: PyTree, t: Any, args: PyTree, rtol: PyTree, atol: PyTree, start: Solution | None, carries: str
 ) -> Problem:
-    """The problem, or the rest of one that was solved in part."""
+    """The problem, or the rest of one that was solved in part (with its history, if the method carries the same)."""
     if start is None:
         return make_problem(f, y0, t, args, rtol=rtol, atol=atol)
     if y0 is not None:
         raise InputError(
             "start= continues a solution from its own last state. Write `solve(f, None, t, start=solution)`."
         )
-    resume = start.resume
+    resume = start.resume.seen_by(carries)
     now = resume.t * resume.direction
     times = as_times(t, start.layout.device)
     if isinstance(t, int | float) or getattr(t, "ndim", 1) == 0 or len(times) == 1:
@@ -248,21 +251,24 @@ def gather(problem: Problem, plan: Plan, out: Run, through: Callable[..., PyTree
         t_events=None if t_events is None else [t * problem.direction for t in t_events],
         y_events=None if y_events is None else [layout.unravel(y, lead=(len(y),)) for y in y_events],
         dense=_dense(problem, trajectory) if plan.dense else None,
-        resume=resume_point(problem, state, out.recorded, *((times, states) if ended_at_event else ())),
+        resume=resume_at_event(problem, state, times, states)
+        if ended_at_event
+        else resume_point(problem, plan, state, out.recorded),
         layout=layout,
         counters=out.counters,
     )
 
 
-def resume_point(
-    problem: Problem, state: LoopState, recorded: bool, times: Tensor | None = None, states: Tensor | None = None
-) -> Resume:
-    """Where ``start=`` goes on: at the event that ended the solve, or after the last step."""
-    if times is not None and states is not None:
-        t = float(times[-1].detach()) * problem.direction
-        return Resume(t, states[-1:], state.dt, (), (), problem.direction)
+def resume_at_event(problem: Problem, state: LoopState, times: Tensor, states: Tensor) -> Resume:
+    """Where ``start=`` goes on after the event that ended the solve: afresh."""
+    t = float(times[-1].detach()) * problem.direction
+    return Resume(t, states[-1:], state.dt, (), (), problem.direction)
+
+
+def resume_point(problem: Problem, plan: Plan, state: LoopState, recorded: bool) -> Resume:
+    """Where ``start=`` goes on: after the last step."""
     past = state.history[1:] if state.ready else state.history
-    return Resume(state.t, state.y, state.dt, past, state.memory, problem.direction, recorded)
+    return Resume(state.t, state.y, state.dt, past, state.memory, problem.direction, recorded, plan.method.carries)
 
 
 def _dense(problem: Problem, trajectory: Trajectory) -> DenseSolution:

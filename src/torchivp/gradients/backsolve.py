@@ -23,8 +23,9 @@ from ..events import states_at
 from ..failures import message
 from ..field import Field, Span
 from ..loop import LoopState, TakenStep, march, start
-from ..methods import METHODS, Method
-from ..plan import Plan, choose_controller, choose_method
+from ..methods import Method
+from ..methods.table import choose_method
+from ..plan import Plan, choose_controller
 from ..problem import Clock, Problem, make_tolerance
 from ..runners.eager import Run, run
 from ..solution import Status
@@ -186,7 +187,7 @@ class BackwardGradient(Gradient):
 
     def check(self, plan: Plan) -> None:
         """Raise if the backward solve cannot use the forward method."""
-        if self.method is None and not plan.method.slopes_only:
+        if self.method is None and plan.method.carries != "slopes":
             raise InputError(
                 f"gradient={type(self).__name__.lower()!r} solves backwards with the forward method, and {plan.method!r} cannot "
                 f"take an integral along. Name another one, {type(self).__name__}(method='tsit5'), or write "
@@ -199,7 +200,7 @@ class BackwardGradient(Gradient):
 
     def backward_plan(self, plan: Plan, problem: Problem, kept: Any) -> Plan:
         """The same method and control, backwards: landing on every output (and on the points of a fixed grid)."""
-        method = plan.method if self.method is None else choose_method(self.method, METHODS)
+        method = plan.method if self.method is None else choose_method(self.method)
         same = plan.controller.adaptive == method.adaptive or not plan.controller.adaptive
         controller = plan.controller if same else choose_controller(method, None, None)
         limits = Limits(

@@ -23,7 +23,8 @@ class Direct(Gradient):
         unrecorded = resume is not None and bool(resume.history) and not resume.recorded
         if torch.is_grad_enabled() and problem.y0.requires_grad and unrecorded:
             raise GradientError(
-                "A multistep method was resumed, and the slopes of its past carry no gradient, because the solve before had "
-                "another gradient than 'direct'. Use gradient='direct' for both solves, or a Runge-Kutta method."
+                "A reversible or multistep method was resumed, and what it carries from step to step has no gradient, "
+                "because the solve before had another gradient than 'direct'. Use gradient='direct' for both solves, or a "
+                "Runge-Kutta method."
             )
         return run(problem, plan)

@@ -181,8 +181,8 @@ def assert_no_past(problem: Problem) -> None:
     """Raise for a resumed multistep method: its past cannot be taken again."""
     if problem.resume is not None and problem.resume.history:
         raise GradientError(
-            "A multistep method was resumed, and its past slopes belong to the solve before. Use gradient='direct' for "
-            "both solves, or a Runge-Kutta method."
+            "A reversible or multistep method was resumed, and what it carries from step to step belongs to the solve "
+            "before. Use gradient='direct' for both solves, or a Runge-Kutta method."
         )
 
 
@@ -195,7 +195,7 @@ def tape_of(out: Run) -> Tape:
 def take(method: Method, field: Field, clock: Clock, entry: TapeEntry, y: Tensor, history: History) -> Step:
     """Take an accepted step again, exactly."""
     span = entry.span._replace(t=clock(entry.span.t), t1=clock(entry.span.t1))
-    if method.needs_slope and not entry.ready:
+    if not entry.ready and method.needs_slope(history):
         if entry.draws.slope is not None:
             entry.draws.slope.put_back()
         history = ((span.t, field.start_slope(span, y)), *history)

@@ -8,10 +8,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .._types import Rows, Slopes, Time
+from ..errors import InputError
 from ..field import Field, Span
 
 History = tuple[tuple[Time, Tensor], ...]
-"""Slopes already known, ``((t, f(t, y)), ...)``, newest first. At the start of a step the newest is the slope there."""
+"""What a step starts from beside the state, ``((t, row), ...)``, newest first: slopes already known, ``(t, f(t, y))`` (at the
+start of a step the newest is the slope there), or what ``Method.carries`` says."""
 
 
 class Step(NamedTuple):
@@ -41,22 +43,25 @@ class Method(ABC):
     Attributes:
         order: order of convergence of the values at the step points.
         error_order: exponent of the step-size controller, None where there is no error estimate (fixed steps only).
-        needs_slope: the loop evaluates the slope at the start of a step and hands it over in ``history``.
         weights_depend_on_times: the interpolant's weights follow the step sizes (multistep methods).
-        slopes_only: the rows of ``Step.k`` are slopes the field returned, and the history holds nothing else.
-        reversible: ``reverse`` computes the start of a step from its end.
+        carries: what ``Step.history`` holds. A solve goes on with the history of another one if both hold the same.
+        reversible: a step can be taken back, exactly but for rounding. Such a method carries a second state, and starts
+            afresh where its history holds the slope alone (at the start, after a jump).
     """
 
     order: int
     error_order: int | None = None
-    needs_slope: bool = True
     weights_depend_on_times: bool = False
-    slopes_only: bool = True
+    carries: str = "slopes"
     reversible: bool = False
 
     @property
     def adaptive(self) -> bool:
         return self.error_order is not None
+
+    def needs_slope(self, history: History) -> bool:
+        """Whether the loop evaluates the slope at the start of a step that has this past, and puts it first in ``history``."""
+        return True
 
     @abstractmethod
     def step(self, field: Field, span: Span, y: Rows, history: History) -> Step:
@@ -66,9 +71,17 @@ class Method(ABC):
         """The step with the extra stages its interpolant needs. Called only where somebody looks inside."""
         return step
 
-    def reverse(self, field: Field, span: Span, y1: Rows, history: History) -> tuple[Rows, History]:
-        """State and history at the start of the step over ``span``, from those at its end; of reversible methods."""
-        raise NotImplementedError(f"{self!r} is not reversible. Wrap it: Reversible({self!r}).")
+    def reverse(self, field: Field, span: Span, y1: Rows, history1: History) -> tuple[Rows, History]:
+        """The start ``(y0, history0)`` of the step that ended in ``y1`` and ``history1`` (``Step.history``)."""
+        raise InputError(
+            f"{self!r} was asked to take a step back, but it keeps nothing to do so from. Take a reversible method: "
+            f"'reversible_heun', 'alf', or torchivp.methods.Reversible('tsit5')."
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+def second_state(y: Rows, history: History) -> tuple[Rows, Rows]:
+    """``z`` and the slope there, from the history of a method that carries both; at a start ``z`` is ``y``."""
+    return history[1][1] if len(history) > 1 else y, history[0][1]

@@ -20,7 +20,10 @@ class Chord(Method):
     def __init__(self, method: Method):
         self.method = method
         self.order = method.order
-        self.needs_slope = method.needs_slope
+        self.carries = method.carries
+
+    def needs_slope(self, history: History) -> bool:
+        return self.method.needs_slope(history)
 
     def step(self, field: Field, span: Span, y: Rows, history: History) -> Step:
         return self.method.step(field, span, y, history)
@@ -35,12 +38,13 @@ class StepFunction(Method):
     Its slopes are ``f0``, ``dy / dt`` and, where somebody looks inside the step, the slope at its end.
     """
 
-    needs_slope = False
-
     def __init__(self, step_func: Callable[..., Any], func: Callable[..., Any], order: int):
         self.step_func = step_func
         self.func = func
         self.order = order
+
+    def needs_slope(self, history: History) -> bool:
+        return False
 
     def step(self, field: Field, span: Span, y: Rows, history: History) -> Step:
         t0, t1 = (_tensor(t, y) for t in (span.t, span.t1))

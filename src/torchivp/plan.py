@@ -59,6 +59,11 @@ class Plan:
     check_finite: bool = True
     watch: Watch | None = None
 
+    @property
+    def steps_vary(self) -> bool:
+        """Whether the number of steps depends on the numbers in the solve."""
+        return self.controller.adaptive or any(event.terminal for event in self.events)
+
 
 def named(kind: str, name: object, table: Mapping[str, T]) -> T:
     """The entry of this name, or an error that says what was probably meant."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..collectives import watch
 from ..errors import OutputError
 from ..plan import Plan
 from ..problem import Problem
@@ -64,7 +65,8 @@ def find_inputs(problem: Problem, plan: Plan) -> tuple[Inputs, Tensor | None]:
     if problem.y0.numel() and problem.t0 < plan.limits.end:
         try:
             span = plan.limits.cut(problem.t0, math.inf)
-            slope, closed, extra = probe(problem.field, span, problem.y0, [leaves[i] for i in places])
+            with watch(plan.steps_vary, taken_again=True):
+                slope, closed, extra = probe(problem.field, span, problem.y0, [leaves[i] for i in places])
         except OutputError:  # the solve meets it again and reports it with its time
             problem.field.evaluations = 0
     return Inputs(problem.y0, problem.clock.times, leaves, places, closed + extra, closed), slope

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import saving
 from ..autocast import without_autocast
+from ..collectives import without_collectives
 from ..errors import OutputError
 from ..events import Detector
 from ..loop import LoopState, TakenStep, first_bad_step, march, start
@@ -41,6 +42,7 @@ class Run:
 
 
 @without_autocast
+@without_collectives
 def run(problem: Problem, plan: Plan, *, keep_tape: bool = False, slope: Tensor | None = None) -> Run:
     """Solve from start to end (or to the first terminal event, or until ``on_step`` stops, or something fails).
 

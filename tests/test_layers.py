@@ -12,7 +12,18 @@ SRC = Path(__file__).resolve().parents[1] / "src" / "torchivp"
 
 # From the ground up. A module may import its own layer and those below; its longest matching name decides its layer.
 LAYERS: list[tuple[str, ...]] = [
-    ("_version", "_types", "autocast", "errors", "names", "randomness", "state", "tolerance", "transforms"),
+    (
+        "_version",
+        "_types",
+        "autocast",
+        "collectives",
+        "errors",
+        "names",
+        "randomness",
+        "state",
+        "tolerance",
+        "transforms",
+    ),
     (
         "field",
         "forcing",

@@ -56,6 +56,11 @@ class Plan:
     check_finite: bool = True
     watch: Watch | None = None
 
+    @property
+    def steps_vary(self) -> bool:
+        """Whether the number of steps depends on the numbers in the solve."""
+        return self.controller.adaptive or any(event.terminal for event in self.events)
+
 
 def choose_controller(method: Method, controller: Controller | None, dt: float | None) -> Controller:
     """Fixed steps for a method without an error estimate, the classical controller for the others."""

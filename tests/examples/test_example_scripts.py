@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,7 @@ import layers
 import oscillator
 import pytest
 import torch
+import train_distributed
 import train_odenet
 from odenet.data import digit_scans, digit_split
 from odenet.model import build_model, build_model_without_block, find_block
@@ -130,3 +133,18 @@ def test_progress_without_tqdm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
     assert lines[-1].startswith("training: 100 %")
+
+
+def test_distributed_training_in_one_process(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_distributed.main(["--epochs", "1", "--batch-size", "256"]) == 0
+    assert "Test accuracy after 1 epochs in 1 process(es): " in capsys.readouterr().out
+
+
+def test_distributed_training_in_two_processes() -> None:
+    """The command of the README; --standalone takes a free port."""
+    script = Path(train_distributed.__file__)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    run = subprocess.run([*command, "--epochs", "1"], env=env, capture_output=True, text=True, timeout=100)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("Test accuracy after 1 epochs in 2 process(es): ") == 1

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..collectives import watch
 from ..errors import OutputError
 from ..plan import Plan
 from ..problem import Problem
@@ -75,7 +76,8 @@ def find_inputs(problem: Problem, plan: Plan) -> tuple[Inputs, KnownSlope]:
         watched = Watched(problem.field)
         try:
             span = plan.limits.cut(problem.t0, math.inf)
-            slope, closed, extra = probe(problem.field, span, problem.y0, [leaves[i] for i in places])
+            with watch(plan.steps_vary, taken_again=True):
+                slope, closed, extra = probe(problem.field, span, problem.y0, [leaves[i] for i in places])
         except OutputError:  # the solve meets it again and reports it with its time
             problem.field.evaluations = 0
         else:

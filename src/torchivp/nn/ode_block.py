@@ -75,7 +75,7 @@ class ODEBlock(nn.Module):
 
     def forward(self, x: PyTree) -> PyTree:
         """The state at the end, shaped like ``x``."""
-        return tree_map(lambda y: y[-1], self._solve(x, self.t, save="end").y)
+        return tree_map(lambda y: no_view(y[-1]), self._solve(x, self.t, save="end").y)
 
     def trajectory(self, x: PyTree, t: Any) -> PyTree:
         """The states at the times ``t``, the "layers" in between.
@@ -90,9 +90,9 @@ class ODEBlock(nn.Module):
         """
         times = as_times(t, torch.device("cpu"))
         if float(times[0].detach()) == self.t[0]:
-            return self._solve(x, times).y
+            return tree_map(no_view, self._solve(x, times).y)
         full = self._solve(x, torch.cat([times.new_tensor(self.t[:1]), times])).y
-        return tree_map(lambda y: y[1:], full)
+        return tree_map(lambda y: no_view(y[1:]), full)
 
     @property
     def nfe(self) -> int:
@@ -172,6 +172,11 @@ def with_time_channel(t: Tensor, x: Tensor) -> Tensor:
     shape = list(x.shape)
     shape[dim] = 1
     return torch.cat([x, t.to(x.dtype).expand(shape)], dim=dim)
+
+
+def no_view(y: Tensor) -> Tensor:
+    """A tensor of its own: FSDP hangs its hooks on what a module returns, and a view changed in place loses them."""
+    return y.clone()
 
 
 def takes_two(func: Callable[..., Any]) -> bool:

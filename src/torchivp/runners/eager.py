@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import saving
 from ..autocast import without_autocast
+from ..collectives import without_collectives
 from ..errors import InputError, OutputError
 from ..events import Detector
 from ..loop import LoopState, TakenStep, first_bad_step, march, start
@@ -57,6 +58,7 @@ class Run:
 
 
 @without_autocast
+@without_collectives
 def run(
     problem: Problem, plan: Plan, *, new_tape: Callable[[], Tape] | None = None, known: KnownSlope = UNKNOWN
 ) -> Run:

@@ -51,7 +51,7 @@ def odeint_adjoint(
         as ``odeint``.
 
     Raises:
-        as ``odeint``; InputError where parameters or options of the backward solve cannot be guessed.
+        InputError: where parameters or options of the backward solve cannot be guessed; the rest as ``odeint``.
 
     Source: R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, Neural Ordinary Differential Equations, 2018,
     doi:10.48550/arXiv.1806.07366; the norm: P. Kidger, R. T. Q. Chen, T. Lyons, "Hey, that's not an ODE", 2020,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .errors import InputError, InputTypeError
+from .errors import GradientError, InputError, InputTypeError
 from .interpolation import StepPolynomials, fit
 from .problem import Problem
 from .trajectory import Found, Piece, Trajectory
@@ -203,10 +204,18 @@ def _with_gradient(detector: Detector, event: Event, steps: StepPolynomials, loc
         s = t.clone().requires_grad_()
         along = detector.value(event, s[0], frozen(zero, s))
     rate = torch.autograd.grad(along, s)[0] if along.requires_grad else torch.zeros_like(s)
-    if not bool(rate != 0):
-        raise InputError(
-            f"The event found at t={located:g} touches zero without crossing it (dg/dt = 0), so its time has no gradient. "
-            f"Detach the result, or choose an event function that crosses zero."
-        )
-    t = t - (g - g.detach()).to(t.dtype) / rate
+    if bool(rate != 0):
+        t = t - (g - g.detach()).to(t.dtype) / rate
+    else:
+        t = t + (g - g.detach()).to(t.dtype)  # depends on g, but nobody knows how
+        t.register_hook(partial(_refuse, located))
     return t, steps(zero, t)
+
+
+def _refuse(located: float, cotangent: Tensor) -> None:
+    """The gradient of a time that has none; a loss that leaves it out sends zeros."""
+    if bool((cotangent != 0).any()):
+        raise GradientError(
+            f"The event found at t={located:g} touches zero without crossing it (dg/dt = 0), so its time has no gradient. "
+            f"Leave its time and state out of the loss (`.detach()`), or choose an event function that crosses zero."
+        )

@@ -7,6 +7,7 @@ and walking the graph of one evaluation.
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 import types
 from collections.abc import Iterable, Iterator
@@ -58,7 +59,7 @@ def _parts(x: Any) -> Iterator[Any]:
         yield from _parts_of_function(x)
     elif isinstance(x, nn.Module):
         yield from (value for name, value in x.__dict__.items() if name not in _MODULE_MACHINERY)
-        yield type(x).forward
+        yield inspect.getattr_static(type(x), "forward", None)  # a TorchScript module has none, and says so by raising
     elif isinstance(x, types.ModuleType | type | threading.local) or _is_library_object(x):
         return
     else:

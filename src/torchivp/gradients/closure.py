@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.autograd.graph import Node
 
 from .._types import Time
 from ..errors import GradientError
@@ -96,8 +95,8 @@ def _from_library(module: str | None) -> bool:
     return (module or "").partition(".")[0] in ("torch", "numpy", "builtins", "jaxtyping", "beartype")
 
 
-Edge = tuple[Node, int]
-"""A place in a graph: a node and the number of its output."""
+Edge = tuple[Any, int]
+"""A place in a graph: a node (TorchScript's are no ``autograd.graph.Node``) and the number of its output."""
 
 
 def graph(outputs: Iterable[Tensor], known: Iterable[Tensor] = ()) -> set[Edge]:

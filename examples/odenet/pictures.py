@@ -39,7 +39,8 @@ def draw_curves(histories: dict[str, History], path: Path) -> Path:
 
 def _lowest(histories: dict[str, History]) -> float:
     """Where the accuracy axis starts: below everything after the first tenth of the epochs, and at most at 90."""
-    seen = [a for h in histories.values() for a in h.test_accuracy[len(h.test_accuracy) // 10 :]]
+    parts = [part for h in histories.values() for part in (h.test_accuracy, h.train_accuracy)]
+    seen = [a for part in parts for a in part[len(part) // 10 :]]
     return min(90.0, 100 * min(seen) - 2)
 
 

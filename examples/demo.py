@@ -20,10 +20,11 @@ import first_order
 import oscillator
 import torch
 from odenet.data import load_digits_data
-from odenet.flags import whole_number
+from odenet.flags import MOST_SEED, whole_number
 from odenet.model import find_block
 from odenet.pictures import draw_curves, draw_layers
 from odenet.training import History, Settings, Training, relative_change, train
+from picture import folder
 from sklearn.linear_model import LogisticRegression
 
 TARGET = 0.97
@@ -82,9 +83,9 @@ def table(rows: dict[int, Row]) -> str:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     new = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    new.add_argument("--output-dir", type=Path, default=Path("demo-output"), help="default: demo-output")
+    new.add_argument("--output-dir", type=folder, default=Path("demo-output"), help="default: demo-output")
     new.add_argument("--epochs", type=whole_number(1), default=Settings.epochs, help=f"default: {Settings.epochs}")
-    new.add_argument("--seeds", type=whole_number(0), nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    new.add_argument("--seeds", type=whole_number(0, MOST_SEED), nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     return new
 
 

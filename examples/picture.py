@@ -13,7 +13,7 @@ matplotlib.use("Agg")  # draws into files; no display needed
 
 from matplotlib import pyplot as plt
 
-__all__ = ["plt", "read_output_dir", "save"]
+__all__ = ["folder", "plt", "read_output_dir", "save"]
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -24,8 +24,17 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
+def folder(text: str) -> Path:
+    """A folder that is there or can be made, as the value of a command-line flag."""
+    path = Path(text)
+    blocked = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), None)
+    if blocked is not None:
+        raise argparse.ArgumentTypeError(f"{blocked} is a file, not a folder; name a folder, new or not")
+    return path
+
+
 def read_output_dir(arguments: Sequence[str] | None, description: str | None) -> Path:
     """Reads ``--output-dir`` from the command line (``arguments`` instead of it, if given)."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, default=Path("examples-output"), help="default: examples-output")
+    parser.add_argument("--output-dir", type=folder, default=Path("examples-output"), help="default: examples-output")
     return parser.parse_args(arguments).output_dir

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import torchivp
-from torchivp import Event, InputError, SolveError, Status, solve
+from torchivp import Event, GradientError, InputError, SolveError, Status, solve
 
 METHODS = sorted(torchivp.methods.METHODS)
 FINE: dict[str, Any] = {"method": "dopri8", "rtol": 1e-9, "atol": 1e-11}
@@ -427,8 +427,14 @@ def test_by_the_start_time(gradient: str) -> None:
 def test_an_event_that_touches_zero_has_no_gradient_and_says_so() -> None:
     w = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     touch = Event(lambda t, y: torch.sign(y[0] - 2.0) + 0 * y[0])
-    with pytest.raises(InputError, match=r"dg/dt = 0.*no gradient.*Detach"):
-        solve(lambda t, y: w * torch.ones_like(y), ONE, 3.0, events=touch)
+    cross = Event(lambda t, y: y[0] - 3.0)
+    sol = solve(lambda t, y: w * torch.ones_like(y), ONE, 3.0, events=[touch, cross])
+    assert times(sol) == pytest.approx([1.0])
+    for loss in (sol.t_events[0].sum(), sol.y_events[0].sum()):
+        with pytest.raises(GradientError, match=r"event found at t=1 .*dg/dt = 0.*no gradient.*detach"):
+            torch.autograd.grad(loss, w, retain_graph=True)
+    for loss, expected in ((sol.y[-1].sum(), 3.0), (sol.t_events[1].sum(), -2.0)):
+        assert torch.autograd.grad(loss, w, retain_graph=True)[0].item() == pytest.approx(expected)
     with torch.no_grad():
         assert times(solve(lambda t, y: w * torch.ones_like(y), ONE, 3.0, events=touch)) == pytest.approx([1.0])
 
@@ -453,6 +459,17 @@ def test_every_gradient_differentiates_events(gradient: str) -> None:
     expected = torch.autograd.grad(loss("direct"), [y0, g, level, drag])
     for a, b in zip(torch.autograd.grad(loss(gradient), [y0, g, level, drag]), expected):
         assert torch.allclose(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_what_comes_before_an_event_that_touches_zero_has_its_gradient() -> None:
+    """The outputs end with it, and its part of the gradient is zero where the loss leaves it out."""
+    w = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    touch = Event(lambda t, y: torch.sign(y[0] - 2.0) + 0 * y[0], terminal=True)
+    sol = solve(lambda t, y: w * torch.ones_like(y), ONE, [0.0, 0.5, 3.0], events=touch)
+    assert len(sol.t) == 3
+    assert torch.autograd.grad(sol.y[1].sum(), w, retain_graph=True)[0].item() == pytest.approx(0.5)
+    with pytest.raises(GradientError, match="touches zero"):
+        torch.autograd.grad(sol.y[-1].sum(), w)
 
 
 # ---- going on

@@ -18,7 +18,11 @@ class CheckpointError(RuntimeError):
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes ``state`` beside ``path`` first and then renames it, so that a kill never leaves half a file."""
+    """Writes ``state`` beside ``path`` first and then renames it, so that a kill never leaves half a file.
+
+    The folder is made if need be.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     torch.save({"format": FORMAT, **state}, unfinished)
     os.replace(unfinished, path)

@@ -12,13 +12,17 @@ import torch
 
 from .training import Settings
 
+MOST_SEED = 2**32 - 1  # NumPy's and scikit-learn's seeds have 32 bits
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """A reader of whole numbers that are at least ``least``."""
+
+def whole_number(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
+    """A reader of whole numbers from ``least`` to ``most``."""
 
     def read(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or int(text) < least:
-            hint = f"write a whole number of at least {least}, such as {least + 10}"
+        digits = text.isascii() and text.isdigit() and len(text) < 20
+        if not digits or not least <= int(text) <= most:
+            up_to = f" and at most {most}" if digits and int(text) > most else ""
+            hint = f"write a whole number of at least {least}{up_to}, such as {least + 10}"
             raise argparse.ArgumentTypeError(f"got {text!r}; {hint}")
         return int(text)
 
@@ -37,9 +41,9 @@ def positive_float(text: str) -> float:
 
 
 def device(text: str) -> torch.device:
-    """A device that is there."""
+    """A device that is there and holds numbers (meta does not)."""
     try:
-        torch.empty(0, device=text)
+        torch.zeros(1, device=text).tolist()
     except (RuntimeError, AssertionError) as error:  # torch raises either, depending on how it was built
         reason = str(error).splitlines()[0]
         raise argparse.ArgumentTypeError(f"{text!r} cannot be used here ({reason}); write cpu instead") from error

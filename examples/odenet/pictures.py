@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from matplotlib.ticker import MaxNLocator
 from picture import plt, save
 from torch import Tensor, nn
 
@@ -20,14 +21,17 @@ def draw_curves(histories: dict[str, History], path: Path) -> Path:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for number, (name, history) in enumerate(histories.items()):
         epochs = range(1, len(history.loss) + 1)
-        left.plot(epochs, history.loss, color=f"C{number}", label=name)
+        left.plot(epochs, history.loss, color=f"C{number}", marker=".", label=name)
         last = f"{name}: {history.test_accuracy[-1]:.2%}"
-        right.plot(epochs, [100 * a for a in history.test_accuracy], color=f"C{number}", label=f"test, {last}")
-        right.plot(epochs, [100 * a for a in history.train_accuracy], color=f"C{number}", ls=":", lw=1)
+        right.plot(
+            epochs, [100 * a for a in history.test_accuracy], color=f"C{number}", marker=".", label=f"test, {last}"
+        )
+        right.plot(epochs, [100 * a for a in history.train_accuracy], color=f"C{number}", marker=".", ls=":", lw=1)
     right.plot([], [], color="grey", ls=":", lw=1, label="training part, during the epoch")
     left.set(title="Loss on the training part", xlabel="epoch", ylabel="cross entropy", yscale="log")
     right.set(title="Accuracy", xlabel="epoch", ylabel="per cent right", ylim=(max(0.0, _lowest(histories)), 100.3))
     for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
     return save(figure, path)
@@ -35,7 +39,8 @@ def draw_curves(histories: dict[str, History], path: Path) -> Path:
 
 def _lowest(histories: dict[str, History]) -> float:
     """Where the accuracy axis starts: below everything after the first tenth of the epochs, and at most at 90."""
-    seen = [a for h in histories.values() for a in h.test_accuracy[len(h.test_accuracy) // 10 :]]
+    parts = [part for h in histories.values() for part in (h.test_accuracy, h.train_accuracy)]
+    seen = [a for part in parts for a in part[len(part) // 10 :]]
     return min(90.0, 100 * min(seen) - 2)
 
 

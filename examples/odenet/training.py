@@ -56,6 +56,9 @@ class Training:
     Args:
         settings: see ``Settings``. The global torch generator is seeded with ``settings.seed``.
         data: images and labels; they decide the device.
+
+    Attributes:
+        saved: whether a checkpoint of this training was written.
     """
 
     def __init__(self, settings: Settings, data: Data):
@@ -76,6 +79,7 @@ class Training:
             self.optimizer, settings.lr, total_steps=settings.epochs * self.steps_per_epoch
         )
         self.history = History()
+        self.saved = False
 
     @property
     def epoch(self) -> int:
@@ -142,17 +146,21 @@ def train(training: Training, *, checkpoint: Path | None = None, label: str = ""
     steps, epochs = training.steps_per_epoch, training.settings.epochs
     bar = progress_bar(steps * epochs, steps * training.epoch, label, progress)
     try:
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, training.state_dict())
+        _save(training, checkpoint)
         while training.epoch < epochs:
             training.run_epoch(bar)
-            if checkpoint is not None:
-                save_checkpoint(checkpoint, training.state_dict())
+            _save(training, checkpoint)
             note = f"epoch {training.epoch}/{epochs}, loss {training.history.loss[-1]:.3f}"
             bar.set_postfix_str(f"{note}, test {training.history.test_accuracy[-1]:.2%}")
     finally:
         bar.close()
     return training.history
+
+
+def _save(training: Training, checkpoint: Path | None) -> None:
+    if checkpoint is not None:
+        save_checkpoint(checkpoint, training.state_dict())
+        training.saved = True
 
 
 @torch.no_grad()

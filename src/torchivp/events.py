@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ._types import PyTree
-from .errors import InputError, InputTypeError
+from .errors import GradientError, InputError, InputTypeError
 from .interpolation import StepPolynomials, fit
 from .problem import Problem
 from .tolerance import Tolerance
@@ -274,10 +275,11 @@ def _with_gradient(detector: Detector, event: Event, steps: StepPolynomials, loc
     with torch.no_grad():
         rate = derivatives(along, t)[0].detach()
     if not bool(rate != 0):
-        raise InputError(
-            f"The event found at t={located:g} touches zero without crossing it (dg/dt = 0), so its time has no gradient. "
-            f"Detach the result, or choose an event function that crosses zero."
-        )
+        if recorded():
+            _refuse(located, torch.ones(()))
+        t = _moved(t, along(t))  # depends on g, but nobody knows how
+        t.register_hook(partial(_refuse, located))
+        return t.reshape(1), steps(zero, t.reshape(1))
     t = _moved(t, along(t) / rate)
     t = _moved(t, along(t) / derivatives(along, t)[0])
     return t.reshape(1), steps(zero, t.reshape(1))
@@ -286,3 +288,12 @@ def _with_gradient(detector: Detector, event: Event, steps: StepPolynomials, loc
 def _moved(t: Tensor, newton: Tensor) -> Tensor:
     """``t`` with the gradient of ``t - newton``."""
     return t - (newton - newton.detach()).to(t.dtype)
+
+
+def _refuse(located: float, cotangent: Tensor) -> None:
+    """The gradient of a time that has none; a loss that leaves it out sends zeros."""
+    if bool((cotangent != 0).any()):
+        raise GradientError(
+            f"The event found at t={located:g} touches zero without crossing it (dg/dt = 0), so its time has no gradient. "
+            f"Leave its time and state out of the loss (`.detach()`), or choose an event function that crosses zero."
+        )

@@ -135,7 +135,8 @@ def test_the_command_line_resumes_after_ctrl_c(
         interrupt_at(patch, step=6)
         assert train_odenet.main([*flags, "--output-dir", str(tmp_path / "stopped")]) == 130
     checkpoint = str(tmp_path / "stopped" / "checkpoint.pt")
-    assert f"--resume {checkpoint}" in capsys.readouterr().err
+    command = f"python examples/train_odenet.py --resume {checkpoint} --output-dir {tmp_path / 'stopped'}\n"
+    assert f"Stopped. Go on with: {command}" in capsys.readouterr().err
 
     assert train_odenet.main(["--resume", checkpoint, "--lr", "0.5"]) == 1
     assert "--lr 0.5 contradicts the checkpoint" in capsys.readouterr().err
@@ -148,6 +149,41 @@ def test_the_command_line_resumes_after_ctrl_c(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_the_way_to_go_on_names_what_the_checkpoint_does_not_hold() -> None:
+    flags = ["--data", "mnist", "--data-dir", "my data", "--device", "cpu:0", "--checkpoint", "c.pt", "--seed", "3"]
+    command = train_odenet.how_to_go_on(train_odenet.parser().parse_args(flags))
+    assert command == "python examples/train_odenet.py --resume c.pt --data-dir 'my data' --device cpu:0"
+
+
+def test_stopped_before_anything_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is nothing of this run to go on from: an older checkpoint is not named."""
+    (tmp_path / "checkpoint.pt").write_bytes(b"of another run")
+
+    def interrupted(seed: int) -> Data:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_odenet, "load_digits_data", interrupted)
+    assert train_odenet.main(["--output-dir", str(tmp_path)]) == 130
+    error = capsys.readouterr().err
+    assert "Stopped. Nothing was written yet." in error
+    assert "--resume" not in error
+
+
+@pytest.mark.parametrize("flags", [["--method", "rk5"], ["--gradient", "discreet"], ["--data-dir", "nowhere"]])
+def test_an_existing_checkpoint_survives_bad_flags(flags: list[str], tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"of another run")
+    assert train_odenet.main([*flags, "--output-dir", str(tmp_path)]) == 1
+    assert (tmp_path / "checkpoint.pt").read_bytes() == b"of another run"
+
+
+def test_the_folder_of_a_checkpoint_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "c.pt"
+    save_checkpoint(path, {"epoch": 1})
+    assert load_checkpoint(path)["epoch"] == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -156,6 +192,10 @@ def test_the_command_line_resumes_after_ctrl_c(
         (["--tol", "-1"], "got '-1'; write a number above 0"),
         (["--lr", "fast"], "got 'fast'; write a number above 0"),
         (["--device", "toaster"], "'toaster' cannot be used here"),
+        (["--device", "meta"], "'meta' cannot be used here"),
+        (["--seed", "4294967296"], "at least 0 and at most 4294967295"),
+        (["--seed", "9" * 5000], "write a whole number of at least 0"),
+        (["--output-dir", __file__], "is a file, not a folder"),
         (["--data", "letters"], "choose from"),
     ],
 )
@@ -170,6 +210,7 @@ def test_bad_flags(flags: list[str], message: str, capsys: pytest.CaptureFixture
     ("flags", "message"),
     [
         (["--data", "mnist"], "--data mnist needs --data-dir DIR"),
+        (["--data-dir", "nowhere"], "Write --data mnist, or leave --data-dir out"),
         (["--data", "mnist", "--data-dir", "nowhere"], "train-images-idx3-ubyte: there is no such file"),
         (["--method", "tsit6"], "tsit5"),
         (["--gradient", "discreet"], "discrete"),

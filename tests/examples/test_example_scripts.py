@@ -18,6 +18,7 @@ import pytest
 import torch
 import train_distributed
 import train_odenet
+from odenet import pictures
 from odenet.data import digit_scans, digit_split
 from odenet.model import build_model, build_model_without_block, find_block
 from odenet.pictures import layers as block_layers
@@ -82,6 +83,36 @@ def test_demo_fails_below_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert demo.main(["--output-dir", str(tmp_path)]) == 1
     row.odenet = 0.98
     assert demo.main(["--output-dir", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("script", [first_order, oscillator, layers, demo])
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_file_is_no_output_folder(
+    script: ModuleType, below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as caught:
+        script.main(["--output-dir", str(tmp_path / "file" / below)])
+    assert caught.value.code == 2
+    assert f"{tmp_path / 'file'} is a file, not a folder" in capsys.readouterr().err
+
+
+def test_demo_seeds_have_32_bits(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        demo.main(["--seeds", "0", str(2**32)])
+    assert "at most 4294967295" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 30])
+def test_training_curves_show_every_epoch(epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a single one, which makes no line; and epochs are whole numbers."""
+    figures = []
+    monkeypatch.setattr(pictures, "save", lambda figure, path: figures.append(figure))
+    pictures.draw_curves({"seed 0": demo.History(*[[0.5] * epochs for _ in range(5)])}, tmp_path / "training.png")
+    pictures.plt.close(figures[0])
+    for axes in figures[0].axes:
+        assert all(line.get_marker() == "." for line in axes.lines if len(line.get_xdata()))
+        assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
 def test_real_mnist_trains(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

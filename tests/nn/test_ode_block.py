@@ -9,6 +9,7 @@ import math
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import torchivp
 from torchivp import InputError, InputTypeError, SolveError, Status
 from torchivp.nn import ODEBlock
+from torchivp.nn.ode_block import check_function
 
 GRADIENTS = ["discrete", "direct", "adjoint"]
 
@@ -118,6 +120,115 @@ def test_f_of_x_or_f_of_t_and_x(func: Any) -> None:
     torch.testing.assert_close(y, torch.full((2, 3), math.exp(-1)), rtol=1e-4, atol=0)
 
 
+def through_star(f: Any) -> Any:
+    """A decorator that hides the signature but for ``__wrapped__``."""
+
+    @functools.wraps(f)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return f(*args, **kwargs)
+
+    return wrapper
+
+
+@functools.wraps(one_of_t_and_x)
+def without_time(x: Tensor) -> Tensor:
+    """Takes something else than what it wraps."""
+    return one_of_t_and_x(torch.zeros(()), x)
+
+
+class WithRest(nn.Module):
+    def forward(self, x: Tensor, *rest: Tensor) -> Tensor:
+        assert not rest
+        return -x
+
+
+class Decorated(nn.Module):
+    @through_star
+    def forward(self, x: Tensor) -> Tensor:
+        return -x
+
+
+@torch.no_grad()
+def negative(d: int = 3) -> nn.Sequential:
+    linear = nn.Linear(d, d, bias=False)
+    linear.weight.copy_(-torch.eye(d))
+    return nn.Sequential(linear)
+
+
+class TimedNegative(nn.Module):
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        return -x + 0 * t
+
+
+def compiled(f: Any) -> Any:
+    return torch.compile(f, backend="eager")
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning"
+)  # TorchScript, dynamo
+@pytest.mark.parametrize(
+    ("make", "takes_time"),
+    [
+        (lambda: through_star(one_of_x), False),
+        (lambda: through_star(one_of_t_and_x), True),
+        (lambda: functools.partial(through_star(one_of_x)), False),
+        (lambda: without_time, False),
+        (WithRest, False),
+        (Decorated, False),
+        (lambda: Decorated().forward, False),
+        (lambda: nn.DataParallel(negative()), False),
+        (lambda: nn.DataParallel(TimedNegative()), True),
+        (lambda: compiled(negative()), False),
+        (lambda: compiled(TimedNegative()), True),
+        (lambda: compiled(nn.DataParallel(negative())), False),
+        (lambda: compiled(one_of_t_and_x), True),
+        (lambda: compiled(one_of_x), False),
+        (lambda: torch.jit.script(negative()), False),
+        (lambda: torch.jit.trace(negative(), torch.ones(2, 3)), False),
+        (lambda: torch.jit.script(TimedNegative()), True),
+        (lambda: torch.jit.script(one_of_t_and_x), True),
+        (lambda: torch.jit.script(one_of_x), False),
+    ],
+)
+def test_signatures_behind_a_wrapper(make: Any, takes_time: bool) -> None:
+    block = ODEBlock(make())
+    assert block._takes_time == takes_time
+    torch.testing.assert_close(block(torch.ones(2, 3)), torch.full((2, 3), math.exp(-1)), rtol=1e-4, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("make", "takes_time", "call"),
+    [
+        (lambda: lambda *a: one_of_x(*a), None, r"func\(t, x\)"),
+        (lambda: one_of_x, True, r"func\(t, x\)"),
+        (lambda: one_of_t_and_x, False, r"func\(x\)"),
+        (lambda: torch.mul, None, r"func\(x\)"),
+        (nn.Identity, True, r"func\(t, x\)"),
+        (lambda: torch.jit.script(one_of_x), True, r"func\(t, x\)"),
+        (lambda: torch.jit.script(one_of_t_and_x), False, r"func\(x\)"),
+    ],
+)
+def test_a_wrong_guess_names_the_flag(make: Any, takes_time: bool | None, call: str) -> None:
+    with pytest.raises(InputTypeError, match=call + r", and it failed: .*takes_time=True.*takes_time=False"):
+        ODEBlock(make(), takes_time=takes_time)(torch.ones(2, 3))
+
+
+def test_the_flag_decides() -> None:
+    for func, takes_time in ((lambda *a: one_of_x(*a), False), (lambda t, x=None: -x, True)):
+        y = ODEBlock(func, takes_time=takes_time)(torch.ones(2))
+        torch.testing.assert_close(y, torch.full((2,), math.exp(-1)), rtol=1e-4, atol=0)
+
+
+def test_other_errors_of_the_function_stay_what_they_are() -> None:
+    def broken(x: Tensor) -> Tensor:
+        raise TypeError("unsupported")
+
+    with pytest.raises(TypeError, match=r"^unsupported$"):
+        ODEBlock(broken)(torch.ones(2))
+
+
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_convolutional_on_images(gradient: str) -> None:
     func = nn.Sequential(
@@ -172,6 +283,26 @@ def test_a_time_channel_makes_a_difference() -> None:
     torch.testing.assert_close(y, torch.full((4, 1), 2.0, dtype=torch.float64))
 
 
+@pytest.mark.parametrize(("x", "got"), [
+    ((torch.ones(2, 3),), "a tuple"),
+    ({"x": torch.ones(2, 3)}, "a dict"),
+    (torch.tensor(1.0), "a 0-d tensor"),
+])  # fmt: skip
+def test_a_time_channel_needs_one_tensor(x: Any, got: str) -> None:
+    block = ODEBlock(nn.Linear(4, 3), time_channel=True)
+    for solve in (block, lambda x: block.trajectory(x, [0.5])):
+        with pytest.raises(InputError, match=rf"time_channel=True adds a channel to one tensor, but x is {got}"):
+            solve(x)
+
+
+def test_a_time_channel_for_a_function_of_time() -> None:
+    for func, takes_time in ((one_of_t_and_x, None), (Timed(), None), (one_of_x, True)):
+        with pytest.raises(InputError, match=r"func\(x_with_time\), but func is an f\(t, x\)"):
+            ODEBlock(func, time_channel=True, takes_time=takes_time)
+    ODEBlock(one_of_t_and_x, time_channel=True, takes_time=False)  # its second argument is not the state, it says
+    ODEBlock(WithStar(), time_channel=True)
+
+
 def test_pytrees_as_states() -> None:
     """An augmented state, or a log-density beside it."""
 
@@ -214,6 +345,45 @@ def test_a_trajectory() -> None:
     torch.testing.assert_close(block.trajectory(x, times[2:])[:, 0, 0], exact[2:], rtol=1e-6, atol=0)
     assert torch.equal(block.trajectory(x, [0.5]), x.unsqueeze(0))
     torch.testing.assert_close(block.trajectory(x, [2.0])[0], block(x), rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("ends", [(0.7, 1.0), (0.1, 0.7), (1.0, 0.7), (0.7, 0.1)])
+def test_a_trajectory_over_the_block_s_own_interval_in_any_precision(ends: tuple[float, float]) -> None:
+    x = torch.ones(1)
+    func = Timed(torch.float32)
+    block = ODEBlock(func, t=ends)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        t = torch.linspace(*ends, 4, dtype=dtype)
+        for times in (t, [t[0], t[-1]], *([t.numpy()] if dtype != torch.bfloat16 else [])):
+            y = block.trajectory(x, times)
+            assert len(y) == len(times)
+            assert torch.equal(y[0], x)
+    rounded = ODEBlock(func, t=torch.tensor(ends))  # in float32
+    assert torch.equal(rounded.trajectory(x, [ends[0], 0.5 * sum(ends)])[0], x)
+
+
+def test_a_trajectory_at_one_time() -> None:
+    block = ODEBlock(Timed(), t=(0.5, 2.0), rtol=1e-9, atol=1e-11)
+    x = torch.ones(4, 3, dtype=torch.float64)
+    for t in (1.5, torch.tensor(1.5), np.float32(1.5), np.array(1.5)):
+        assert torch.equal(block.trajectory(x, t), block.trajectory(x, [1.5]))
+    assert torch.equal(block.trajectory(x, 0.5), x.unsqueeze(0))
+
+
+@pytest.mark.parametrize(
+    ("ends", "t", "text"),
+    [
+        ((0.5, 2.0), [0.25, 1.0], r"t\[0\]=0.25 is before the block's start t=0.5"),
+        ((0.5, 2.0), [0.25], r"t\[0\]=0.25 is before the block's start t=0.5"),
+        ((0.5, 2.0), 0.25, r"t\[0\]=0.25 is before the block's start t=0.5"),
+        ((2.0, 0.5), [2.5, 1.0], r"t\[0\]=2.5 is before the block's start t=2"),
+        ((0.5, 2.0), [1.0, 2.0, 1.5], r"t\[1\]=2 is followed by t\[2\]=1.5"),
+        ((0.5, 2.0), [2.0, 1.0], r"t runs from 2 to 1, but the block runs from t=0.5 to t=2"),
+    ],
+)
+def test_times_that_make_no_trajectory(ends: tuple[float, float], t: Any, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        ODEBlock(Timed(), t=ends).trajectory(torch.ones(1, dtype=torch.float64), t)
 
 
 def test_a_trajectory_backwards_and_beyond() -> None:
@@ -396,6 +566,20 @@ def test_gradients_accumulate_and_blocks_share() -> None:
     assert func.w.grad.item() == pytest.approx(2 * math.sin(2) * math.exp(1.5 * math.sin(2)), rel=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_gradients_of_torchscript_modules(how: str) -> None:
+    net = mlp().double()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    scripted = torch.jit.script(net) if how == "script" else torch.jit.trace(net, x)
+    grads = []
+    for func in (net, scripted):
+        block = ODEBlock(func)
+        grads.append(torch.autograd.grad(block(x).square().sum(), list(block.parameters())))
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
 # ---- counters
 
 
@@ -427,6 +611,54 @@ def test_counters_over_many_solves() -> None:
     for _ in range(40):
         block(torch.ones(1, dtype=torch.float64)).sum().backward()
     assert block.nfe + block.nfe_backward == len(func.seen)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_counters_of_many_forward_passes_before_one_backward(gradient: str) -> None:
+    func = Timed()
+    block = ODEBlock(func, method="rk4", dt=0.5, gradient=gradient)
+    total = sum(block(torch.ones(1, dtype=torch.float64)) for _ in range(50))
+    forward = len(func.seen)
+    total.sum().backward()
+    assert (block.nfe, block.nfe_backward) == (forward, len(func.seen) - forward)
+
+
+@pytest.mark.parametrize("how", ["reset_nfe", "setters"])
+def test_counters_set_between_forward_and_backward(how: str) -> None:
+    func = Timed()
+    block = ODEBlock(func)
+    y = block(torch.ones(1, dtype=torch.float64))
+    forward = len(func.seen)
+    if how == "setters":
+        block.nfe = 0  # as one writes for torchdiffeq's examples
+        block.nfe_backward = 7
+    else:
+        block.reset_nfe()
+    y.sum().backward()
+    start = 7 if how == "setters" else 0
+    assert (block.nfe, block.nfe_backward - start) == (0, len(func.seen) - forward)
+    assert block.nfe_backward > start
+
+
+def test_a_failed_forward_is_counted() -> None:
+    func = Timed()
+    block = ODEBlock(func, max_steps=1, rtol=1e-9, atol=1e-9)
+    with pytest.raises(SolveError):
+        block(torch.ones(1, dtype=torch.float64))
+    assert block.nfe == len(func.seen) > 0
+    assert (block.stats.nfe, block.stats.attempted) == (block.nfe, 1)
+
+
+def test_counters_of_copies_are_their_own() -> None:
+    block = ODEBlock(mlp())
+    y = block(torch.ones(2, 4))
+    for other in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        assert (other.nfe, other.nfe_backward) == (block.nfe, 0)
+        other(torch.ones(2, 4)).sum().backward()
+        assert other.nfe == 2 * block.nfe
+        assert block.nfe_backward == 0 < other.nfe_backward
+    y.sum().backward()
+    assert block.nfe_backward > 0
 
 
 # ---- training
@@ -505,6 +737,16 @@ def test_a_failed_solve_leaves_weights_and_gradients_alone(gradient: str) -> Non
     assert all(torch.isfinite(p).all() for p in net.parameters())
 
 
+def test_the_adjoint_may_fail_in_the_backward_pass() -> None:
+    """As docs/odeblock.md says: its own solve runs there."""
+    x = torch.ones(2, requires_grad=True)
+    block = ODEBlock(lambda x: -x * 30.0, t=(0.0, 4.0), gradient="adjoint")
+    y = block(x)
+    with pytest.raises(SolveError):
+        y.sum().backward()
+    assert x.grad is None
+
+
 @pytest.mark.parametrize(
     ("options", "status"), [({"max_steps": 3}, Status.MAX_STEPS), ({"t": (0.0, 100.0)}, Status.STEP_TOO_SMALL)]
 )
@@ -527,6 +769,8 @@ def test_other_failures(options: dict[str, Any], status: Status) -> None:
         ({"start": None}, InputTypeError, r"start="),
         ({"t": (0.0, 1.0, 0.5)}, InputError, r"t\[1\]=1 is followed by t\[2\]=0.5"),
         ({"t": torch.tensor([0.0, 1.0], requires_grad=True)}, InputError, r"require grad.*Give numbers"),
+        ({"method": "tsit"}, InputError, r"Did you mean 'tsit5'"),
+        ({"gradient": "discreet"}, InputError, r"Did you mean 'discrete'"),
     ],
 )
 def test_nonsense_is_refused_when_the_block_is_made(options: dict[str, Any], kind: type[Exception], text: str) -> None:
@@ -534,9 +778,12 @@ def test_nonsense_is_refused_when_the_block_is_made(options: dict[str, Any], kin
         ODEBlock(mlp(), **options)
 
 
+def test_what_cannot_be_called_is_no_function() -> None:
+    with pytest.raises(InputTypeError, match="func is a float, which cannot be called"):
+        check_function(3.0, time_channel=False, takes_time=None)
+
+
 def test_nonsense_that_only_the_solve_knows() -> None:
-    with pytest.raises(InputError, match="Did you mean 'tsit5'"):
-        ODEBlock(mlp(), method="tsit")(torch.ones(1, 4))
     with pytest.raises(InputTypeError, match=r"y0 has dtype torch.int64"):
         ODEBlock(mlp())(torch.ones(1, 4).long())
     with pytest.raises(SolveError, match=r"slope of shape \(1, 3\), but the state has shape \(1, 4\)"):

@@ -7,6 +7,7 @@ and walking the graph of one evaluation.
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 import types
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 
 from .._types import Time
 from ..errors import GradientError
@@ -58,7 +58,7 @@ def _parts(x: Any) -> Iterator[Any]:
         yield from _parts_of_function(x)
     elif isinstance(x, nn.Module):
         yield from (value for name, value in x.__dict__.items() if name not in _MODULE_MACHINERY)
-        yield type(x).forward
+        yield inspect.getattr_static(type(x), "forward", None)  # a TorchScript module has none, and says so by raising
     elif isinstance(x, types.ModuleType | type | threading.local) or _is_library_object(x):
         return
     else:
@@ -95,8 +95,8 @@ def _from_library(module: str | None) -> bool:
     return (module or "").partition(".")[0] in ("torch", "numpy", "builtins", "jaxtyping", "beartype")
 
 
-Edge = tuple[Node, int]
-"""A place in a graph: a node and the number of its output."""
+Edge = tuple[Any, int]
+"""A place in a graph: a node (TorchScript's are no ``autograd.graph.Node``) and the number of its output."""
 
 
 def graph(outputs: Iterable[Tensor], known: Iterable[Tensor] = ()) -> set[Edge]:

@@ -6,39 +6,46 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .._types import PyTree
-from ..errors import InputError, InputTypeError
+from ..errors import InputError, InputTypeError, SolveError
+from ..gradients import GRADIENTS, Gradient
 from ..methods import Method
+from ..methods.table import choose_method
+from ..names import choose
 from ..problem import as_times, check_monotone
 from ..solution import Solution, Stats
 from ..solve import solve
-from ..state import tree_map
+from ..state import as_state, from_numpy, tree_map
+from .signature import explain, required, takes_two
 
 
 class ODEBlock(nn.Module):
     """``y(t1)`` of dy/dt = func(t, y), y(t0) = x: a layer whose output has the shape of its input.
 
     Args:
-        func: ``f(t, x)`` or ``f(x)``: a module (its parameters are trained) or any callable.
+        func: ``f(t, x)`` or ``f(x)``, told apart by the arguments it requires: a module (its parameters are trained) or
+            any callable.
         t: the interval (t0, t1), or more times: the block ends at the last one; a number T for (0, T).
         method: as in ``torchivp.solve``.
         rtol, atol: tolerances; 1e-3 is often enough to train.
         gradient: as in ``torchivp.solve``.
         time_channel: give the time as an additional channel of ``x`` (dimension 1; the last one of a vector or ``[B, D]``),
             and call ``func(x_with_time)``: the first layer of ``func`` then takes one channel more.
+        takes_time: whether ``func`` is ``f(t, x)`` (True) or ``f(x)`` (False), where it cannot be told from its signature.
         options: any other keyword of ``solve`` that concerns the steps (``dt=``, ``controller=``, ``max_steps=``, ...).
 
     Attributes:
-        nfe: evaluations of ``func`` in forward passes since ``reset_nfe``.
+        nfe: evaluations of ``func`` in forward passes (failed ones too) since ``reset_nfe``; may be set, ``block.nfe = 0``.
         nfe_backward: the same in backward passes.
 
     Raises:
-        InputError, InputTypeError: for times or options that make no sense.
-        SolveError: in ``forward``, if the solve fails: a training run stops where it went wrong, with its weights and
-            gradients as they were before the step.
+        InputError, InputTypeError: for times, names or options that make no sense.
+        SolveError: if the solve fails: in ``forward``, before any gradient; with ``gradient="adjoint"`` the backward pass
+            solves too, and may fail in ``backward()``.
 
     Example:
         >>> block = torchivp.nn.ODEBlock(nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 8)))
@@ -57,21 +64,27 @@ class ODEBlock(nn.Module):
         method: str | Method | type[Method] = "tsit5",
         rtol: PyTree = 1e-5,
         atol: PyTree = 1e-7,
-        gradient: str = "discrete",
+        gradient: str | Gradient | type[Gradient] = "discrete",
         time_channel: bool = False,
+        takes_time: bool | None = None,
         **options: Any,
     ):
         super().__init__()
+        check_function(func, time_channel, takes_time)
+        choose_method(method)
+        choose("gradient", gradient, Gradient, GRADIENTS)
         self.func = func
         self.t = tuple(checked_times(t))
+        self._precision = precision(t)
         self.method = method
         self.rtol = rtol
         self.atol = atol
         self.gradient = gradient
         self.time_channel = time_channel
         self.options = checked_options(options)
-        self._takes_time = not time_channel and takes_two(func)
-        self.reset_nfe()
+        self._takes_time = not time_channel and (takes_two(func) if takes_time is None else takes_time)
+        self._count = {"forward": 0, "backward": 0}
+        self._last: dict[str, int] | None = None
 
     def forward(self, x: PyTree) -> PyTree:
         """The state at the end, shaped like ``x``."""
@@ -82,13 +95,16 @@ class ODEBlock(nn.Module):
 
         Args:
             x: the input, the state at the block's own start.
-            t: a sequence of times, from the block's start onwards (which is added in front if it is missing, and then not
-                returned).
+            t: times from the block's start onwards, in the block's direction, beyond its end too; one number for the state
+                at that time. A time that equals the start in the precision of ``t`` is the start.
 
         Returns:
-            ``[T, *x.shape]``.
+            ``[T, *x.shape]``; ``[1, *x.shape]`` for one number.
+
+        Raises:
+            InputError: for times in no order or before the block's start.
         """
-        times = as_times(t, torch.device("cpu"))
+        times = self._times_from_start(t)
         if float(times[0].detach()) == self.t[0]:
             return tree_map(no_view, self._solve(x, times).y)
         full = self._solve(x, torch.cat([times.new_tensor(self.t[:1]), times])).y
@@ -96,46 +112,98 @@ class ODEBlock(nn.Module):
 
     @property
     def nfe(self) -> int:
-        return self._tally("nfe")
+        return self._count["forward"]
+
+    @nfe.setter
+    def nfe(self, value: int) -> None:
+        self._count["forward"] = value
 
     @property
     def nfe_backward(self) -> int:
-        return self._tally("replayed")
+        return self._count["backward"]
+
+    @nfe_backward.setter
+    def nfe_backward(self, value: int) -> None:
+        self._count["backward"] = value
 
     @property
     def stats(self) -> Stats | None:
         """Counters of the last solve (its backward pass included, once it ran)."""
-        return Stats(**self._counters[-1]) if self._counters else None
+        return None if self._last is None else Stats(**self._last)
 
     def reset_nfe(self) -> None:
         """Count evaluations afresh from here."""
-        self._counters: list[dict[str, int]] = []
-        self._past = {"nfe": 0, "replayed": 0}
+        self.nfe = self.nfe_backward = 0
 
     def extra_repr(self) -> str:
         return f"t={self.t}, method={self.method!r}, rtol={self.rtol}, atol={self.atol}, gradient={self.gradient!r}"
 
     def _solve(self, x: PyTree, t: Any, save: str = "t") -> Solution:
-        solution = solve(
-            self._field, x, t,
-            method=self.method, rtol=self.rtol, atol=self.atol, gradient=self.gradient, save=save, **self.options,
-        )  # fmt: skip
-        self._counters.append(solution.counters)
-        if len(self._counters) > _OPEN:  # long past: its backward pass has run, or never will
-            done = self._counters.pop(0)
-            self._past = {name: self._past[name] + done[name] for name in self._past}
+        if self.time_channel:
+            check_has_channels(x)
+        field = CountedField(self._field, self._count)
+        try:
+            solution = solve(
+                field, x, t,
+                method=self.method, rtol=self.rtol, atol=self.atol, gradient=self.gradient, save=save, **self.options,
+            )  # fmt: skip
+        except SolveError as error:
+            self._last = None if error.solution is None else error.solution.counters
+            raise
+        finally:
+            field.phase = "backward"
+        self._last = solution.counters
         return solution
 
-    def _tally(self, name: str) -> int:
-        return self._past[name] + sum(c[name] for c in self._counters)
-
     def _field(self, t: Tensor, x: PyTree) -> PyTree:
-        if self.time_channel:
-            return self.func(with_time_channel(t, x))
-        return self.func(t, x) if self._takes_time else self.func(x)
+        try:
+            if self.time_channel:
+                return self.func(with_time_channel(t, x))
+            return self.func(t, x) if self._takes_time else self.func(x)
+        except (TypeError, RuntimeError) as error:
+            explain(error, "func(t, x)" if self._takes_time else "func(x)")
+            raise
+
+    def _times_from_start(self, t: Any) -> Tensor:
+        """The times of a trajectory, the first one exactly the block's start where that is meant."""
+        if isinstance(t, np.ndarray | np.generic):
+            t = from_numpy(t, "t")
+        single = isinstance(t, int | float) or (isinstance(t, Tensor) and t.dim() == 0)
+        times = as_times([t] if single else t, torch.device("cpu"))
+        start, floats = self.t[0], times.detach().tolist()
+        way = self.t[-1] - start or floats[-1] - start
+        direction = -1 if way < 0 else 1
+        if direction * (floats[-1] - floats[0]) < 0:
+            raise InputError(
+                f"t runs from {floats[0]:g} to {floats[-1]:g}, but the block runs from t={start:g} to t={self.t[-1]:g}. Give "
+                f"times in the block's direction, from its start on."
+            )
+        check_monotone([direction * x for x in floats], direction)
+        at = times.new_tensor([floats[0], start])
+        if any(at[0].to(dtype) == at[1].to(dtype) for dtype in (precision(t), self._precision)):
+            return torch.cat([times[:1] + (start - floats[0]), times[1:]]) if floats[0] != start else times
+        if direction * floats[0] < direction * start:
+            raise InputError(
+                f"t[0]={floats[0]:g} is before the block's start t={start:g}, where its input is given. Ask for times from "
+                f"{start:g} on, towards {self.t[-1]:g}, or make a block that starts earlier."
+            )
+        return times
 
 
-_OPEN = 32  # solves whose counters may still change
+class CountedField:
+    """The field of one solve: what is asked while the solve runs is forward, what is asked later, backward.
+
+    An object for each solve, not an attribute of the module, whose numbers ``torch.compile`` takes for constants.
+    """
+
+    def __init__(self, f: Callable[[Tensor, PyTree], PyTree], count: dict[str, int]):
+        self.f = f
+        self.count = count
+        self.phase = "forward"
+
+    def __call__(self, t: Tensor, x: PyTree) -> PyTree:
+        self.count[self.phase] += 1
+        return self.f(t, x)
 
 
 _FIXED = ("f", "y0", "t", "args", "method", "rtol", "atol", "gradient", "save", "dense", "throw", "start")
@@ -166,6 +234,38 @@ def checked_options(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def check_function(func: object, time_channel: bool, takes_time: bool | None) -> None:
+    """Something to call, and called in one way only."""
+    if not callable(func):
+        raise InputTypeError(
+            f"func is a {type(func).__name__}, which cannot be called. Give a module or a function, f(x) or f(t, x)."
+        )
+    if time_channel and (takes_time or (takes_time is None and (required(func) or 0) >= 2)):
+        raise InputError(
+            "time_channel=True gives the time as a channel of x and calls func(x_with_time), but func is an f(t, x). Leave "
+            "time_channel out, or give an f(x) whose first layer takes one channel more."
+        )
+
+
+def check_has_channels(x: PyTree) -> None:
+    """A time channel needs one tensor with at least one dimension."""
+    state = as_state(x)
+    if not isinstance(state, Tensor) or state.dim() == 0:
+        got = "a 0-d tensor" if isinstance(state, Tensor) else f"a {type(x).__name__}"
+        raise InputError(
+            f"time_channel=True adds a channel to one tensor, but x is {got}. Give a tensor [B, C, ...], [B, D] or [D], or "
+            f"leave time_channel out and write f(t, x)."
+        )
+
+
+def precision(t: Any) -> torch.dtype:
+    """The dtype in which times were given: that of a tensor or array of floats, float64 for numbers."""
+    first = t[0] if isinstance(t, list | tuple) and len(t) else t
+    if isinstance(first, np.ndarray | np.generic):
+        first = from_numpy(first, "t")
+    return first.dtype if isinstance(first, Tensor) and first.is_floating_point() else torch.float64
+
+
 def with_time_channel(t: Tensor, x: Tensor) -> Tensor:
     """``x`` with the time as one more channel: ``[B, C, ...] -> [B, C + 1, ...]`` (``[D] -> [D + 1]``)."""
     dim = 1 if x.dim() > 1 else 0
@@ -177,17 +277,3 @@ def with_time_channel(t: Tensor, x: Tensor) -> Tensor:
 def no_view(y: Tensor) -> Tensor:
     """A tensor of its own: FSDP hangs its hooks on what a module returns, and a view changed in place loses them."""
     return y.clone()
-
-
-def takes_two(func: Callable[..., Any]) -> bool:
-    """Whether ``func`` is an ``f(t, x)`` rather than an ``f(x)``."""
-    called = func.forward if isinstance(func, nn.Module) else func
-    try:
-        signature = inspect.signature(called)
-    except ValueError:  # a built-in such as torch.tanh
-        return False
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = list(signature.parameters.values())
-    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
-        return True
-    return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters) >= 2

@@ -52,8 +52,8 @@ def odeint_adjoint(
         as ``odeint``.
 
     Raises:
-        as ``odeint``; InputError where parameters or options of the backward solve cannot be guessed; GradientError inside
-        transforms of torch.func and in forward-mode differentiation.
+        InputError: where parameters or options of the backward solve cannot be guessed; the rest as ``odeint``.
+        GradientError: inside transforms of torch.func and in forward-mode differentiation.
 
     Source: R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, Neural Ordinary Differential Equations, 2018,
     doi:10.48550/arXiv.1806.07366; the norm: P. Kidger, R. T. Q. Chen, T. Lyons, "Hey, that's not an ODE", 2020,

@@ -81,7 +81,7 @@ def odeint_dense(
         with that shape in front).
 
     Raises:
-        as ``odeint``; the function raises OutsideInterval for times outside.
+        OutsideInterval: from the function that is returned, for times outside; the rest as ``odeint``.
     """
     t = torch.stack([x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64) for x in (t0, t1)])
     inputs = check_inputs(func, y0, t, rtol, atol, method, options, None, SOLVERS)

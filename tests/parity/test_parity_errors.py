@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from parity.side_by_side import Net, ours, outcome, state, theirs, times
+from parity.side_by_side import Net, Pair, ours, outcome, state, theirs, times
 from torchivp import TorchIVPError
 
 both = (ours, theirs)
@@ -60,6 +60,64 @@ def test_the_same_exception(name: str) -> None:
     assert isinstance(mine, TorchIVPError)
     assert isinstance(mine, type(other))
     assert str(mine).startswith(str(other))
+
+
+TYPES: dict[str, Callable[[Any], Any]] = {
+    "no module to look into": lambda lib: lib._impl.adjoint.find_parameters(3),
+    "no time": lambda lib: lib.odeint(f, Y, T[:0]),
+    "numbers in a tuple": lambda lib: lib.odeint(f, (1.0, 2.0), T),
+    "an empty tuple": lambda lib: lib.odeint(f, (), T),
+    "a norm's name": lambda lib: lib.odeint_adjoint(Net(), Y, T, adjoint_options={"norm": "foo"}).sum().backward(),
+    "steps backwards": lambda lib: lib.odeint(f, Y, T, method="euler", options={"step_size": -0.1}),
+    "steps of no size": lambda lib: lib.odeint(f, Y, T, method="euler", options={"step_size": 0.0}),
+    "steps of no number": lambda lib: lib.odeint(f, Y, T, options={"max_num_steps": float("inf")}),
+    "no iterations": lambda lib: lib.odeint(f, Y, times(11), method="implicit_adams", options={"max_iters": 0}),
+    "an abstract class": lambda lib: lib._impl.solvers.FixedGridODESolver(func=f, y0=Y, atol=1),
+    "no step function": lambda lib: type("X", (lib._impl.solvers.FixedGridODESolver,), {"order": 1})(f, Y, rtol=1, atol=1),
+    "no _advance": lambda lib: type("X", (lib._impl.solvers.AdaptiveStepsizeODESolver,), {})(torch.float64, Y, torch.norm),
+    "an event never comes": lambda lib: lib.odeint(lambda t, y: 0 * y, Y, T[:2], event_fn=lambda t, y: y[0] + 5),
+    "an event never comes, float32": lambda lib: lib.odeint(
+        lambda t, y: 0 * y, Y.float(), T[:2], event_fn=lambda t, y: y[0] + 5),
+    "part of an adjoint tolerance": lambda lib: lib.odeint_adjoint(Net(), Y, T, adjoint_rtol=[1e-3] * 7).sum().backward(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_the_same_type_of_exception(name: str) -> None:
+    (mine, _, mine_said), (other, _, _) = (outcome(lambda lib=lib: TYPES[name](lib)) for lib in both)
+    assert isinstance(mine, TorchIVPError)
+    assert isinstance(mine, type(other))
+    assert mine_said == []
+
+
+def test_a_wrong_number_of_adjoint_tolerances() -> None:
+    for y0, func in ((Y, Net()), ((Y, Y), Pair())):
+        with pytest.raises(AssertionError, match="If using tupled atol it must have the same length as the tuple y0"):
+            ours.odeint_adjoint(func, y0, T, adjoint_atol=[1e-3] * 7)
+
+
+@pytest.mark.parametrize("start", [5.0, 1.0])
+@pytest.mark.parametrize("solve", ["odeint", "odeint_adjoint", "event"])
+def test_failures_name_the_users_time(solve: str, start: float) -> None:
+    """In both directions, and in the backward solve."""
+    broken = [True]
+
+    def breaks_at_3(t: Any, y: Any) -> Any:
+        beyond = (t < 3) == (start == 5 if solve != "odeint_adjoint" else start == 1)
+        return -y * (float("nan") if beyond and broken[0] else 1)
+
+    t, y0 = torch.tensor([start, 6 - start]), torch.ones(1, requires_grad=True)
+
+    def run() -> None:
+        if solve == "odeint_adjoint":
+            broken[0] = False
+            loss = ours.odeint_adjoint(breaks_at_3, y0, t, adjoint_params=()).sum()
+            broken[0] = True
+            loss.backward()
+        ours.odeint(breaks_at_3, y0, t, event_fn=(lambda t, y: y[0] + 5) if solve == "event" else None)
+
+    with pytest.raises(AssertionError, match=r"at t=(3|2\.9)"):
+        run()
 
 
 UNALIKE: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
@@ -137,7 +195,7 @@ def test_fixed_steps_return_nan(method: str) -> None:
 
 
 def test_no_time_at_all() -> None:
-    with pytest.raises(AssertionError, match="at least one time"):
+    with pytest.raises(IndexError, match="at least one time"):
         ours.odeint(f, Y, torch.tensor([]))
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from ..errors import InputError
 from .base import Controller, Memory, Verdict
 
+_EPS32 = float(np.finfo(np.float32).eps)
+
 
 @dataclass(frozen=True)
 class FixedSteps(Controller):
@@ -63,8 +65,18 @@ class FixedSteps(Controller):
             return t[1:]
         if not math.isfinite(t[-1]):
             return []
-        steps = math.ceil((t[-1] - t[0]) / self.dt * (1 - 1e-12))
+        slack = min(_rounding(t[0], t[-1]) / self.dt, 0.01)
+        steps = math.ceil((t[-1] - t[0]) / self.dt * (1 - 1e-12) - slack)
         return [t[0] + n * self.dt for n in range(1, steps)]
+
+
+def _rounding(t0: float, t1: float) -> float:
+    """How far from each other than meant two times may be because they were rounded to float32 (0 if they were not).
+
+    0.1 and 0.2 in float32 are 0.1 + 1.5e-9 apart: one step of 0.1, and no second one of 1.5e-9.
+    """
+    from_float32 = all(float(np.float32(t)) == t for t in (t0, t1))
+    return 2 * _EPS32 * max(abs(t0), abs(t1)) if from_float32 else 0.0
 
 
 def checked_grid(given: Sequence[float], t: list[float]) -> list[float]:

@@ -13,6 +13,8 @@ Change one import. What is different, on purpose:
 - ``odeint_event`` also gives the parameters of ``event_fn`` their gradients.
 - ``step_t`` and ``jump_t`` may be lists; none is lost, in either direction, forwards and backwards.
 - Tolerances for each entry work with ``odeint_adjoint``.
+- Constant steps that miss the tolerance are shortened instead of tried for ever; steps of no length are not taken.
+- A subclass that overrides ``_adaptive_step`` or its kin takes torchdiffeq's steps itself, past the end (see ``stepping``).
 - Exceptions are of the types torchdiffeq raises and of ``torchivp.TorchIVPError`` as well.
 """
 

@@ -9,14 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...controllers import PID
-from ...errors import InputError
-from ...methods import AdaptiveHeun, Bosh3, Dopri5, Dopri8, ExplicitRungeKutta, Fehlberg2, Tsit5
+from ...field import time_dtype
+from ...methods import AdaptiveHeun, Bosh3, Dopri5, Dopri8, ExplicitRungeKutta, Tsit5
+from ...methods import Fehlberg2 as EngineFehlberg2
 from ...methods.tableau import Tableau
 from . import engine
+from .control import AsAsked, whole
 from .fixed import handle_unused_kwargs
 from .functions import CALLBACKS
 from .methods import method_from
+from .stepping import Stepwise, landings
 
 ButcherTableau = namedtuple("ButcherTableau", "alpha, beta, c_sol, c_error")
 
@@ -31,6 +33,7 @@ class AdaptiveStepsizeODESolver:
     """
 
     def __init__(self, dtype: torch.dtype, y0: Tensor, norm: Callable[[Tensor], Any], **unused_kwargs: Any):
+        engine.refuse_abstract(self, AdaptiveStepsizeODESolver, "_advance")
         handle_unused_kwargs(self, unused_kwargs)
         self.y0 = y0
         self.dtype = dtype
@@ -69,8 +72,13 @@ class AdaptiveStepsizeEventODESolver(AdaptiveStepsizeODESolver):
         return event_time, torch.stack([self.y0, y1])
 
 
-class RKAdaptiveStepsizeODESolver(AdaptiveStepsizeEventODESolver):
+HOOKS = ("_before_integrate", "_advance", "_advance_until_event", "_adaptive_step", "_interp_fit")
+
+
+class RKAdaptiveStepsizeODESolver(Stepwise, AdaptiveStepsizeEventODESolver):
     """Adaptive Runge-Kutta methods. Subclass it with ``order``, ``tableau`` and ``mid`` for a method of your own.
+
+    The engine takes the steps, unless a subclass overrides one of the hooks (see ``stepping``), which then take them.
 
     Args:
         func: ``func(t, y, *, perturb)`` in normal form.
@@ -83,10 +91,11 @@ class RKAdaptiveStepsizeODESolver(AdaptiveStepsizeEventODESolver):
         jump_t: times at which ``func`` jumps: land there, and ask it just before and just after.
         safety, ifactor, dfactor: of the step-size control; the change from step to step is within [dfactor, ifactor].
         max_num_steps: largest number of attempted steps between two output times.
-        dtype: of the times handed to callbacks. The engine's times are always float64.
+        dtype: of the times handed to callbacks and event functions. The engine's times are always float64.
 
     Raises:
-        InputError: if a time stands twice in step_t and jump_t.
+        InputError: if a time stands twice in step_t and jump_t, or the steps could not get anywhere.
+        StepCountError: if max_num_steps is no number of steps.
     """
 
     order: int
@@ -100,15 +109,22 @@ class RKAdaptiveStepsizeODESolver(AdaptiveStepsizeEventODESolver):
     ):  # fmt: skip
         super().__init__(dtype=torch.promote_types(dtype, y0.real.dtype), y0=y0, **kwargs)
         self.func = func
-        self.rtol = rtol
-        self.atol = atol
+        self.rtol, self.atol = (
+            tol if isinstance(tol, int | float) else torch.as_tensor(tol, device=y0.device) for tol in (rtol, atol)
+        )
+        self.min_step, self.max_step, self.safety, self.ifactor, self.dfactor = (
+            torch.as_tensor(x, dtype=self.dtype, device=y0.device)
+            for x in (min_step, max_step, safety, ifactor, dfactor)
+        )
         self.first_step = first_step
-        self.step_t = _floats(step_t)
-        self.jump_t = _floats(jump_t)
-        self.max_num_steps = int(max_num_steps)
-        self.controller = PID(
+        self.step_t, self.jump_t = (
+            None if x is None else torch.as_tensor(x, dtype=self.dtype, device=y0.device).reshape(-1)
+            for x in (step_t, jump_t)
+        )
+        self.max_num_steps = whole(max_num_steps)
+        self.controller = AsAsked(
             safety=float(safety), min_factor=float(dfactor), max_factor=float(ifactor),
-            min_step=float(min_step), max_step=float(max_step),
+            min_step=max(0.0, min(float(min_step), float(max_step))), max_step=float(max_step),
         )  # fmt: skip
 
     @classmethod
@@ -119,43 +135,50 @@ class RKAdaptiveStepsizeODESolver(AdaptiveStepsizeEventODESolver):
         """This solver as a method of the engine."""
         return method_from(self.tableau, self.mid, self.order)
 
+    @property
+    def in_engine(self) -> bool:
+        return not engine.is_overridden(self, RKAdaptiveStepsizeODESolver, "integrate", *HOOKS)
+
     def setup(self, t: Tensor, *, landing: bool = False) -> engine.Setup:
         return self._setup(t, float(t.detach()[-1]), landing)
 
     def setup_event(self, t0: Tensor) -> engine.Setup:
-        return self._setup(t0, engine.NO_END, landing=False)
+        return self._setup(t0, engine.last_time(self.y0), landing=False, event_times=self.dtype)
 
-    def _setup(self, t: Tensor, end: float, landing: bool) -> engine.Setup:
+    def _setup(self, t: Tensor, end: float, landing: bool, event_times: torch.dtype | None = None) -> engine.Setup:
         tolerance = engine.tolerance_of(self.rtol, self.atol, self.y0, self.norm)
-        problem = engine.make_problem(self.func, self.y0, t, tolerance)
-        stops, jumps = self._landings(problem.t0)
+        t = t.to(time_dtype(t.device))
+        stops, jumps = landings(self.step_t, self.jump_t, t[0].detach())
+        moving = tuple(x[(x > t[0]) & (x < end)] for x in (stops, jumps) if may_carry_gradient(x))
+        problem = engine.make_problem(self.func, self.y0, _apart(t, moving), tolerance, moving, event_times)
         limits = self.controller
         first = None if self.first_step is None else min(max(float(self.first_step), limits.min_step), limits.max_step)
         plan = engine.make_plan(
-            problem, self.engine_method(), self.controller, end=end, stops=[*stops, *(problem.t[1:] if landing else ())],
-            jumps=jumps, open_ends=True, dt=first, max_steps=self.max_num_steps,
-            watch=engine.watch(self.func, self.y0, self.dtype),
+            problem, self.engine_method(), self.controller, end=end,
+            stops=[*stops.tolist(), *(problem.t[1:] if landing else ())], jumps=jumps.tolist(), open_ends=True, dt=first,
+            max_steps=self.max_num_steps, watch=engine.watch(self, self.dtype),
         )  # fmt: skip
         return engine.Setup(problem, plan)
 
     def integrate(self, t: Tensor) -> Tensor:
+        if engine.is_overridden(self, RKAdaptiveStepsizeODESolver, *HOOKS):
+            return super().integrate(t)
         return engine.integrate(self, t)
 
     def integrate_until_event(self, t0: Tensor, event_fn: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
-        return engine.integrate_until_event(self, t0.to(self.y0.device), event_fn)
-
-    def _landings(self, t0: float) -> tuple[list[float], list[float]]:
-        """step_t and jump_t from the start on (at the start itself only a jump matters: which side to ask)."""
-        stops, jumps = ([t for t in times if t >= t0] for times in (self.step_t, self.jump_t))
-        if len({*stops, *jumps}) < len(stops) + len(jumps):
-            raise InputError("`step_t` and `jump_t` must not have any repeated elements between them.")
-        return stops, jumps
+        if engine.is_overridden(self, RKAdaptiveStepsizeODESolver, *HOOKS):
+            return super().integrate_until_event(t0, event_fn)
+        return engine.integrate_until_event(self, t0.to(self.y0.device, self.dtype), event_fn)
 
 
-def _floats(times: Any) -> list[float]:
-    if times is None:
-        return []
-    return torch.as_tensor(times, dtype=torch.float64).detach().reshape(-1).tolist()
+def _apart(t: Tensor, moving: tuple[Tensor, ...]) -> Tensor:
+    """``t``, just before the moving times that it meets: an output there moves with its own time, not with theirs."""
+    if not moving:
+        return t
+    times = t.detach()
+    meets = torch.isin(times, torch.cat(moving).detach().to(times))
+    before = torch.nextafter(times, times - 1)
+    return t + torch.where(meets, before - times, torch.zeros_like(times))
 
 
 def as_butcher(tableau: Tableau) -> ButcherTableau:
@@ -176,7 +199,10 @@ def middle(tableau: Tableau) -> Tensor | None:
 
 
 class BuiltIn(RKAdaptiveStepsizeODESolver):
-    """A method of the engine under torchdiffeq's name. A subclass may still bring another ``tableau``."""
+    """A method of the engine under torchdiffeq's name. A subclass may still bring another ``tableau``.
+
+    ``mid`` is torchdiffeq's; the engine has interpolants of its own, which are as exact as the steps.
+    """
 
     method: ClassVar[ExplicitRungeKutta]
     own_tableau: ClassVar[ButcherTableau]
@@ -185,31 +211,44 @@ class BuiltIn(RKAdaptiveStepsizeODESolver):
         if "method" in vars(cls):
             cls.order = cls.method.tableau.error_order or cls.method.tableau.order
             cls.tableau = cls.own_tableau = as_butcher(cls.method.tableau)
-            cls.mid = middle(cls.method.tableau)
 
     def engine_method(self) -> ExplicitRungeKutta:
         return self.method if self.tableau is self.own_tableau else super().engine_method()
 
 
+def _row(*numbers: float) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
 class AdaptiveHeunSolver(BuiltIn):
     method = AdaptiveHeun()
+    mid = _row(0.5, 0.0)
 
 
-class Fehlberg2Solver(BuiltIn):
-    method = Fehlberg2()
+class Fehlberg2(BuiltIn):
+    method = EngineFehlberg2()
+    mid = _row(0.0, 0.5, 0.0)
 
 
 class Bosh3Solver(BuiltIn):
     method = Bosh3()
+    mid = _row(0.0, 0.5, 0.0, 0.0)
 
 
 class Dopri5Solver(BuiltIn):
     method = Dopri5()
+    mid = middle(method.tableau)
 
 
 class Tsit5Solver(BuiltIn):
     method = Tsit5()
+    mid = middle(method.tableau)
 
 
 class Dopri8Solver(BuiltIn):
     method = Dopri8()
+    mid = _row(
+        0.04103130360739393, 0.0, 0.0, 0.0, 0.0, 0.05100562801991382, 0.2388930677412202,
+        0.3096870143996103, -0.2172325471755352, 0.07833405679331928, -0.0018614369715579948,
+        0.007072844202678841, 0.00690847373200576, -0.013838404349047373,
+    )  # fmt: skip

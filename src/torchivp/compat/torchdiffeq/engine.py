@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from ..._types import Rows, Time
 from ...controllers import Controller, Limits
+from ...errors import InputTypeError
 from ...events import Event
 from ...failures import message
 from ...field import Field, time_dtype
@@ -27,6 +29,7 @@ from ...state import Layout
 from ...tolerance import Tolerance
 from ...transforms import as_float
 from .errors import (
+    EventNotFound,
     FunctionOutputError,
     MaxStepsExceeded,
     NonFiniteState,
@@ -48,6 +51,10 @@ class Solver(Protocol):
 
     y0: Tensor
 
+    @property
+    def in_engine(self) -> bool:
+        """The engine may take the steps: no subclass has put anything of its own in the place of ours."""
+
     def setup(self, t: Tensor, *, landing: bool = False) -> Setup:
         """The solve over increasing times ``t [T]``; ``landing``: with steps that end at each of them."""
 
@@ -55,9 +62,43 @@ class Solver(Protocol):
         """The solve from ``t0 [1]`` on, without an end."""
 
 
+def is_overridden(solver: object, base: type, *names: str) -> bool:
+    """Whether the class of ``solver`` has another method than ``base`` under one of the names."""
+    return any(getattr(type(solver), name) is not getattr(base, name) for name in names)
+
+
+def refuse_abstract(solver: object, base: type, name: str) -> None:
+    """Raise where a class lacks the method that every solver of its kind must define."""
+    if not is_overridden(solver, base, name):
+        raise InputTypeError(
+            f"{type(solver).__name__} has no {name}. Define it in your class: {base.__name__} has none."
+        )
+
+
+class EventField(Field):
+    """A field whose event functions see the time in a dtype of their own (torchdiffeq: float64); ``f`` does not.
+
+    Args:
+        dtype: of the time that event functions see.
+        rest: of ``Field``.
+    """
+
+    def __init__(self, *rest: Any, dtype: torch.dtype, **more: Any):
+        super().__init__(*rest, **more)
+        self.dtype = dtype
+
+    def __call__(self, t: Tensor, y: Rows) -> Rows:
+        return super().__call__(t.to(self.layout.real_dtype), y)
+
+    def time(self, t: Time) -> Tensor:
+        time = t if isinstance(t, Tensor) else torch.full((), t, dtype=torch.float64)
+        return (time * self.direction).to(dtype=self.dtype, device=self.layout.device)
+
+
 def make_problem(
-    func: Callable[..., Any], y0: Tensor, t: Tensor, tolerance: Tolerance, grid: Tensor | None = None
-) -> Problem:
+    func: Callable[..., Any], y0: Tensor, t: Tensor, tolerance: Tolerance, moving: Sequence[Tensor] = (),
+    event_times: torch.dtype | None = None,
+) -> Problem:  # fmt: skip
     """The engine's problem.
 
     Args:
@@ -65,22 +106,29 @@ def make_problem(
         y0: any shape.
         t: increasing, ``[T]``; may require grad.
         tolerance: in rows.
-        grid: mesh points that may carry gradients beside ``t``.
+        moving: other times that the solve lands on and that may carry gradients, between the first and the last of ``t``.
+        event_times: dtype of the time that event functions get; the state's if None.
     """
     layout = Layout(y0)
-    field = Field(func.base_func if isinstance(func, PerturbFunc) else func, layout, broadcast=True)
+    f = func.base_func if isinstance(func, PerturbFunc) else func
+    field = Field(f, layout, broadcast=True)
+    if event_times is not None:
+        field = EventField(f, layout, broadcast=True, dtype=event_times)
     times = t.to(time_dtype(y0.device))
-    moving = times
-    if grid is not None and grid is not t and may_carry_gradient(grid):
-        moving = torch.cat([times, grid[1:-1].to(times)])
-    clock = Clock(moving.cpu() if may_carry_gradient(moving) else None)
-    return Problem(field, layout, layout.ravel(y0), times.detach().tolist(), clock, 1, tolerance)
+    asked = any(may_carry_gradient(x) for x in moving)
+    known = torch.cat([times, *(x.to(times) for x in moving)]) if asked else times
+    clock = Clock(known.cpu() if may_carry_gradient(known) else None)
+    sign = getattr(func, "time_sign", 1)  # for messages: the field already turns the time round
+    return Problem(field, layout, layout.ravel(y0), times.detach().tolist(), clock, sign, tolerance)
 
 
 def tolerance_of(rtol: Any, atol: Any, y0: Tensor, norm: Callable[[Tensor], Any]) -> Tolerance:
     """Numbers, tensors or sequences that broadcast to ``y0``, with a norm of tensors of its shape."""
     shape = y0.shape
     rtol, atol = (x if isinstance(x, int | float) else torch.as_tensor(x) for x in (rtol, atol))
+    if isinstance(rtol, int | float) and rtol < 0:  # torchdiffeq computes with it: the tolerance is below atol
+        positive = tolerance_of(-rtol, atol, y0, norm)
+        return replace(positive, rtol=-positive.rtol)
     return make_tolerance(rtol, atol, Layout(y0), lambda row: norm(row.view(shape)))
 
 
@@ -98,37 +146,40 @@ def make_plan(
 
 
 class Callbacks:
-    """Hands every attempt to the callbacks that hang on ``func``.
+    """Hands every attempt to the callbacks.
 
     Args:
-        func: in normal form.
+        callbacks: one for each of ``CALLBACKS``.
         y0: a state, for its layout.
         dtype: of the times.
     """
 
-    def __init__(self, func: PerturbFunc, y0: Tensor, dtype: torch.dtype):
-        self.func = func
+    def __init__(self, callbacks: Sequence[Callable[..., Any]], y0: Tensor, dtype: torch.dtype):
+        self.on_attempt, self.on_accept, self.on_reject = callbacks
         self.layout = Layout(y0)
         self.dtype = dtype
 
     def attempt(self, t: float, y: Tensor, dt: float) -> None:
-        self.func.callback_step(self._time(t), self.layout.unravel(y), self._time(dt))
+        self.on_attempt(self._time(t), self.layout.unravel(y), self._time(dt))
 
     def accept(self, t: float, y: Tensor, dt: float) -> None:
-        self.func.callback_accept_step(self._time(t), self.layout.unravel(y), self._time(dt))
+        self.on_accept(self._time(t), self.layout.unravel(y), self._time(dt))
 
     def reject(self, t: float, y: Tensor, dt: float) -> None:
-        self.func.callback_reject_step(self._time(t), self.layout.unravel(y), self._time(dt))
+        self.on_reject(self._time(t), self.layout.unravel(y), self._time(dt))
 
     def _time(self, t: float) -> Tensor:
         return torch.tensor(t, dtype=self.dtype, device=self.layout.device)
 
 
-def watch(func: Any, y0: Tensor, dtype: torch.dtype) -> Watch | None:
-    """None where nobody wants to see the steps."""
-    if all(getattr(func, name, null_callback) is null_callback for name in CALLBACKS):
+def watch(solver: Any, dtype: torch.dtype) -> Watch | None:
+    """The callbacks of ``solver.func`` that the solver supports; None where nobody wants to see the steps."""
+    asked = [getattr(solver.func, name, null_callback) for name in CALLBACKS]
+    supported = solver.valid_callbacks()
+    heard = [call if name in supported else null_callback for name, call in zip(CALLBACKS, asked)]
+    if all(call is null_callback for call in heard):
         return None
-    return Callbacks(func, y0, dtype)
+    return Callbacks(heard, solver.y0, dtype)
 
 
 def integrate(solver: Solver, t: Tensor) -> Tensor:
@@ -149,6 +200,11 @@ def integrate_until_event(solver: Solver, t0: Tensor, event_fn: Callable[..., Te
         return t0.detach(), torch.stack([y0, y0])
     plan = replace(plan, events=(Event(lambda t, y: event_fn(t, y).to(torch.float64), terminal=True),))
     out = run(problem, plan)
+    if not out.trajectory.events:
+        raise EventNotFound(
+            f"No event was found up to t={problem.direction * out.state.t:g}, the largest time that {y0.dtype} can hold "
+            f"(torchdiffeq: underflow in dt). Check the event function."
+        )
     (found,) = out.trajectory.events
     piece = fit([out.trajectory.pieces[found.piece]])
     time = torch.full((1,), found.t, dtype=piece.t0.dtype, device=y0.device)
@@ -182,3 +238,11 @@ _FAILURES: dict[Status, tuple[type[Exception], str]] = {
 }
 
 NO_END = math.inf
+
+
+def last_time(y0: Tensor) -> float:
+    """The end of a solve that only an event stops: steps may grow up to what the state's dtype can hold.
+
+    The sixteenth of float64's range leaves room for sums of times.
+    """
+    return min(torch.finfo(y0.real.dtype).max, torch.finfo(torch.float64).max / 16)

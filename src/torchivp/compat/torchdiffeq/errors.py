@@ -12,6 +12,26 @@ class ArgumentError(TorchIVPError, AssertionError):
     """An argument does not make sense (torchdiffeq: a bare ``assert``)."""
 
 
+class NoTimesError(InputError, IndexError):
+    """``t`` is empty."""
+
+
+class NoTensorsError(InputTypeError, AttributeError):
+    """A part of the state is no tensor."""
+
+
+class StepSizeError(InputError, RuntimeError):
+    """``step_size`` is no size of a step."""
+
+
+class StepCountError(InputError, RuntimeError):
+    """``max_num_steps`` is no number of steps."""
+
+
+class IterationsError(InputError, UnboundLocalError):
+    """``max_iters`` leaves a corrector nothing to do."""
+
+
 class IntegerStateError(InputTypeError, NotImplementedError):
     """The state is made of integers."""
 
@@ -40,8 +60,8 @@ class FunctionOutputError(SolveError, OutputError, TypeError):
     """``func`` returned something that is not a slope of its state."""
 
 
-class EventNotFound(SolveError):
-    """Fixed steps: no event within the largest number of steps."""
+class EventNotFound(SolveError, AssertionError):
+    """No event within the largest number of fixed steps, or before the largest number that the time can be."""
 
 
 class ScipyError(SolveError, AssertionError):

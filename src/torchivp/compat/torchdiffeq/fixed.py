@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from ...controllers import FixedSteps
 from ...errors import InputError
-from ...field import time_dtype
 from ...methods import RK4 as EngineRK4
 from ...methods import Euler as EngineEuler
 from ...methods import ExplicitAdams, ImplicitAdams, Method
@@ -22,7 +22,7 @@ from ...methods.explicit_rk import ExplicitRungeKutta
 from ...problem import Problem
 from ...tolerance import Tolerance
 from . import engine
-from .errors import ArgumentError, EventNotFound, MaxStepsExceeded
+from .errors import ArgumentError, EventNotFound, IterationsError, MaxStepsExceeded, StepSizeError
 from .functions import Perturb
 from .methods import Chord, StepFunction
 from .norms import linf_norm
@@ -52,6 +52,7 @@ class FixedGridODESolver:
 
     Raises:
         InputError: if both step_size and grid_constructor are given.
+        InputTypeError: for a class without ``_step_func``.
     """
 
     order: int
@@ -60,6 +61,7 @@ class FixedGridODESolver:
         self, func: Any, y0: Tensor, step_size: Any = None, grid_constructor: Callable[..., Any] | None = None,
         interp: str = "cubic", perturb: bool = False, **unused_kwargs: Any,
     ):  # fmt: skip
+        self._refuse_abstract()
         self.atol = unused_kwargs.pop("atol", None)
         for name in ("rtol", "norm"):
             unused_kwargs.pop(name, None)
@@ -81,12 +83,22 @@ class FixedGridODESolver:
     def valid_callbacks(cls) -> set[str]:
         return {"callback_step"}
 
+    def _refuse_abstract(self) -> None:
+        engine.refuse_abstract(self, FixedGridODESolver, "_step_func")
+
     @staticmethod
     def _grid_constructor_from_step_size(step_size: Any) -> Callable[..., Tensor]:
         def grid(func: Any, y0: Tensor, t: Tensor) -> Tensor:
-            times = t.detach().to(time_dtype(t.device))
-            inner = FixedSteps(dt=float(step_size)).grid([times[0].item(), times[-1].item()])
-            return torch.cat([times[:1], times.new_tensor(inner), times[1:][-1:]])
+            """Points and their number in the dtype of ``t``: it decides what is a whole number of steps."""
+            start, end = t.detach()[:1], t.detach()[-1:]
+            steps = float(torch.ceil((end - start) / step_size + 1)) - 1
+            if not 0 <= steps < math.inf or not step_size > 0:
+                raise StepSizeError(
+                    f"step_size={step_size} is no step size. Give a positive number, in the units of t; the direction "
+                    f"follows t."
+                )
+            inner = torch.arange(1, max(1, int(steps)), dtype=t.dtype, device=t.device) * step_size + start
+            return torch.cat([start, inner[inner < end], end])
 
         return grid
 
@@ -94,19 +106,43 @@ class FixedGridODESolver:
         """``(dy, f0)``: the increment over a step and the slope at its start."""
         raise NotImplementedError(f"{type(self).__name__} has no _step_func. Define it, and `order`, in your class.")
 
-    def engine_method(self) -> Method:
-        """This solver as a method of the engine."""
-        return StepFunction(self._step_func, self.func, self.order)
+    def _linear_interp(self, t0: Tensor, t1: Tensor, y0: Tensor, y1: Tensor, t: Tensor) -> Tensor:
+        """The straight line of a step, at time ``t``."""
+        if bool(t == t0):
+            return y0
+        if bool(t == t1):
+            return y1
+        return y0 + (t - t0) / (t1 - t0) * (y1 - y0)
+
+    def _cubic_hermite_interp(
+        self, t0: Tensor, y0: Tensor, f0: Tensor, t1: Tensor, y1: Tensor, f1: Tensor, t: Tensor
+    ) -> Tensor:
+        """The cubic through values and slopes at both ends of a step, at time ``t``."""
+        dt = t1 - t0
+        x, rise = (t - t0) / dt, y1 - y0
+        return y0 + x * (dt * f0 + x * (3 * rise - dt * (2 * f0 + f1) + x * (dt * (f0 + f1) - 2 * rise)))
+
+    def engine_method(self, times: torch.dtype) -> Method:
+        """This solver as a method of the engine.
+
+        Args:
+            times: dtype of the times that a step function gets.
+        """
+        return StepFunction(self._step_func, self.func, self.order, times)
+
+    @property
+    def in_engine(self) -> bool:
+        return not engine.is_overridden(self, FixedGridODESolver, "integrate")
 
     def setup(self, t: Tensor, *, landing: bool = False) -> engine.Setup:
         """The solve over ``t``; with ``landing``, on a grid of its own for each interval of ``t``."""
         grid = self._grid(t) if not landing else self._joined([self._grid(t[i : i + 2]) for i in range(len(t) - 1)])
-        own = None if self.step_size is not None else grid  # steps of one size are constants
-        problem = engine.make_problem(self.func, self.y0, t, engine.no_tolerance(self.y0), own)
+        moving = () if grid is t or self.step_size is not None else (grid[1:-1],)  # steps of one size are constants
+        problem = engine.make_problem(self.func, self.y0, t, engine.no_tolerance(self.y0), moving)
         controller = FixedSteps(times=grid.detach().tolist())
         return self._plan(
-            problem, controller, end=problem.t[-1], stops=controller.grid(problem.t),
-            watch=engine.watch(self.func, self.y0, t.dtype), max_steps=len(grid) + 1,
+            problem, controller, grid.dtype, end=problem.t[-1], stops=controller.grid(problem.t),
+            watch=engine.watch(self, t.dtype), max_steps=len(grid) + 1,
         )  # fmt: skip
 
     def setup_event(self, t0: Tensor) -> engine.Setup:
@@ -116,7 +152,8 @@ class FixedGridODESolver:
             )
         problem = engine.make_problem(self.func, self.y0, t0, engine.no_tolerance(self.y0))
         controller = FixedSteps(dt=float(self.step_size))
-        return self._plan(problem, controller, end=engine.NO_END, max_steps=MAX_EVENT_STEPS)
+        times = self.y0.real.dtype
+        return self._plan(problem, controller, times, end=engine.NO_END, max_steps=MAX_EVENT_STEPS)
 
     def integrate(self, t: Tensor) -> Tensor:
         return engine.integrate(self, t)
@@ -133,21 +170,22 @@ class FixedGridODESolver:
     def _grid(self, t: Tensor) -> Tensor:
         grid = torch.as_tensor(self.grid_constructor(self.func, self.y0, t), device=t.device)
         ends = grid.detach()[[0, -1]].tolist()
-        if ends != t.detach()[[0, -1]].tolist() or not bool((grid[1:] > grid[:-1]).all()):
+        sizes = grid.detach().diff()
+        if ends != t.detach()[[0, -1]].tolist() or not bool((sizes >= 0).all()):
             raise ArgumentError(
-                f"The time grid runs from {ends[0]} to {ends[1]}. It must run strictly monotonically from t[0]={t[0].item()} "
+                f"The time grid runs from {ends[0]} to {ends[1]}. It must run monotonically from t[0]={t[0].item()} "
                 f"to t[-1]={t[-1].item()}."
             )
-        return grid
+        return grid if bool((sizes > 0).all()) else grid[torch.cat([sizes.new_ones(1), sizes]) > 0]
 
     @staticmethod
     def _joined(grids: list[Tensor]) -> Tensor:
         return torch.cat([grids[0], *(grid[1:] for grid in grids[1:])])
 
-    def _plan(self, problem: Problem, controller: FixedSteps, **rest: Any) -> engine.Setup:
+    def _plan(self, problem: Problem, controller: FixedSteps, times: torch.dtype, **rest: Any) -> engine.Setup:
         if self.interp not in _INTERPOLANTS:
             raise InputError(f"Unknown interpolation method {self.interp}")
-        method = _INTERPOLANTS[self.interp](self.engine_method())
+        method = _INTERPOLANTS[self.interp](self.engine_method(times))
         plan = engine.make_plan(
             problem, method, controller, open_ends=self.perturb, open_starts=self.perturb, check_finite=False, **rest
         )
@@ -162,13 +200,13 @@ class Tabulated(FixedGridODESolver):
 
     method: ClassVar[ExplicitRungeKutta]
 
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        return self.method.order
+    def __init_subclass__(cls) -> None:
+        if "method" in vars(cls):
+            cls.order = cls.method.order
 
-    def engine_method(self) -> Method:
-        own = type(self)._step_func is not Tabulated._step_func
-        return super().engine_method() if own else self.method
+    def engine_method(self, times: torch.dtype) -> Method:
+        own = engine.is_overridden(self, Tabulated, "_step_func")
+        return super().engine_method(times) if own else self.method
 
     def _step_func(self, func: Any, t0: Tensor, dt: Tensor, t1: Tensor, y0: Tensor) -> tuple[Tensor, Tensor]:
         tableau = self.method.tableau
@@ -221,6 +259,7 @@ class AdamsBashforthMoulton(FixedGridODESolver):
 
     Raises:
         ArgumentError: if max_order is above 12.
+        IterationsError: if max_iters is no positive number.
     """
 
     order = 4
@@ -236,12 +275,17 @@ class AdamsBashforthMoulton(FixedGridODESolver):
             raise ArgumentError(f"max_order must be at most {MAX_ADAMS_ORDER}")
         if max_order < MIN_ADAMS_ORDER:
             warnings.warn(f"max_order is below {MIN_ADAMS_ORDER}, so the solver reduces to `rk4`.", stacklevel=2)
+        if implicit and max_iters < 1:
+            raise IterationsError(f"max_iters={max_iters}: a corrector that never corrects. Give 1 or more.")
         self.implicit = implicit
         self.max_iters = max_iters
         self.max_order = int(max_order)
         self.tolerance = engine.tolerance_of(rtol, atol, y0, linf_norm)
 
-    def engine_method(self) -> Method:
+    def _refuse_abstract(self) -> None:
+        """These methods need no step function."""
+
+    def engine_method(self, times: torch.dtype) -> Method:
         if self.max_order < MIN_ADAMS_ORDER:
             return EngineRK4()
         if not self.implicit:

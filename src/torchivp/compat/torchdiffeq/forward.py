@@ -74,7 +74,7 @@ def odeint_dense(
 
     Args:
         func, y0, rtol, atol, method, options: as for ``odeint``.
-        t0, t1: start and end: 0-d tensors or numbers.
+        t0, t1: start and end: tensors of one element, or numbers.
 
     Returns:
         A function of a time (a number or 0-d tensor: returns a state) or of a tensor of times of any shape (returns states
@@ -83,12 +83,15 @@ def odeint_dense(
     Raises:
         OutsideInterval: from the function that is returned, for times outside; the rest as ``odeint``.
     """
-    t = torch.stack([x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64) for x in (t0, t1)])
+    t = torch.stack(
+        [x.reshape(()) if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64) for x in (t0, t1)]
+    )
     inputs = check_inputs(func, y0, t, rtol, atol, method, options, None, SOLVERS)
     solver = make_solver(inputs)
-    if not hasattr(solver, "setup"):
+    if not getattr(solver, "in_engine", False):
         raise NotSupportedError(
-            f"{type(solver).__name__} has no dense output. Take another method, for example 'dopri5'."
+            f"{type(solver).__name__} has no dense output, because it takes its steps itself. Take another method, for "
+            f"example 'dopri5'."
         )
     problem, plan = solver.setup(inputs.t)
     out = engine.run(problem, replace(plan, dense=True))

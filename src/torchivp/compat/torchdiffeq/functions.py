@@ -1,4 +1,7 @@
-"""Wrappers around the user's ``func``, so that the solvers see one flat tensor and increasing times."""
+"""Wrappers around the user's ``func``, so that the solvers see one flat tensor and increasing times.
+
+They are modules, as torchdiffeq's are: the parameters of a module inside are found through them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...problem import may_carry_gradient
 from .errors import ArgumentError
@@ -44,52 +47,62 @@ def flat_to_shape(tensor: Tensor, length: Sequence[int], shapes: Sequence[torch.
     return tuple(parts)
 
 
-class TupleFunc:
+class TupleFunc(nn.Module):
     """``func(t, tuple) -> tuple`` as a function of flat tensors."""
 
     def __init__(self, base_func: Callable[..., Any], shapes: Sequence[torch.Size]):
+        super().__init__()
         self.base_func = base_func
         self.shapes = shapes
 
-    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
         return torch.cat([f.reshape(-1) for f in self.base_func(t, flat_to_shape(y, (), self.shapes))])
 
 
-class TupleInputOnlyFunc:
+class TupleInputOnlyFunc(nn.Module):
     """A function of time and a tuple (an event function) as a function of a flat tensor."""
 
     def __init__(self, base_func: Callable[..., Any], shapes: Sequence[torch.Size]):
+        super().__init__()
         self.base_func = base_func
         self.shapes = shapes
 
-    def __call__(self, t: Tensor, y: Tensor) -> Any:
+    def forward(self, t: Tensor, y: Tensor) -> Any:
         return self.base_func(t, flat_to_shape(y, (), self.shapes))
 
 
-class ReverseFunc:
+class ReverseFunc(nn.Module):
     """A function of decreasing time as one of increasing time; its value times ``mul``."""
 
     def __init__(self, base_func: Callable[..., Any], mul: float = 1.0):
+        super().__init__()
         self.base_func = base_func
         self.mul = mul
 
-    def __call__(self, t: Tensor, y: Tensor) -> Any:
+    def forward(self, t: Tensor, y: Tensor) -> Any:
         return self.mul * self.base_func(-t, y)
 
 
-class PerturbFunc:
-    """``func(t, y, *, perturb)``: the time in y's real dtype, moved to its neighbour if asked; carries the callbacks."""
+class PerturbFunc(nn.Module):
+    """``func(t, y, *, perturb)``: the time in y's real dtype, moved to its neighbour if asked; carries the callbacks.
+
+    Attributes:
+        time_sign: -1 where the times that the solvers see are the user's, negated.
+    """
+
+    time_sign: int = 1
 
     callback_step: Callable[..., Any]
     callback_accept_step: Callable[..., Any]
     callback_reject_step: Callable[..., Any]
 
     def __init__(self, base_func: Callable[..., Any]):
+        super().__init__()
         self.base_func = base_func
         for name in CALLBACKS:
             setattr(self, name, null_callback)
 
-    def __call__(self, t: Tensor, y: Tensor, *, perturb: Any = Perturb.NONE) -> Any:
+    def forward(self, t: Tensor, y: Tensor, *, perturb: Any = Perturb.NONE) -> Any:
         if not isinstance(perturb, Perturb):
             raise ArgumentError("perturb argument must be of type Perturb enum")
         t = (t.real if t.is_complex() else t).to(y.real.dtype if y.is_complex() else y.dtype)

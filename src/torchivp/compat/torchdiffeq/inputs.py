@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import InputError, InputTypeError
 from ...transforms import batched
-from .errors import ArgumentError, IntegerStateError, NotYetImplementedError
+from .errors import ArgumentError, IntegerStateError, NoTensorsError, NoTimesError, NotYetImplementedError
 from .functions import (
     ADJOINT_CALLBACKS,
     CALLBACKS,
@@ -99,6 +99,7 @@ def check_inputs(
         t = t.to(y0.device)
 
     func = PerturbFunc(func)
+    func.time_sign = getattr(original_func, "time_sign", 1) * (-1 if t_is_reversed else 1)
     asked = set_callbacks(func, original_func, shapes, t_is_reversed)
     unsupported = asked - solvers[method].valid_callbacks()
     if unsupported:
@@ -114,7 +115,13 @@ def _check(condition: bool, text: str) -> None:
 def _flat(y0: Any, rtol: Any, atol: Any) -> tuple[list[torch.Size], Tensor, Any, Any]:
     """A tuple state and its tolerances as flat tensors (of the widest dtype in the tuple)."""
     _check(isinstance(y0, tuple), "y0 must be either a torch.Tensor or a tuple")
-    _check(all(isinstance(y, Tensor) for y in y0), "y0 must be either a torch.Tensor or a tuple of them")
+    if not y0:
+        raise InputError("y0 is an empty tuple, so there is nothing to solve for. Give at least one tensor.")
+    for i, part in enumerate(y0):
+        if not isinstance(part, Tensor):
+            raise NoTensorsError(
+                f"y0[{i}] is a {type(part).__name__}, but a state is made of tensors. Write torch.tensor(...)."
+            )
     shapes = [y.shape for y in y0]
     rtol, atol = flat_tolerance("rtol", rtol, shapes), flat_tolerance("atol", atol, shapes)
     return shapes, torch.cat([y.reshape(-1) for y in y0]), rtol, atol
@@ -168,7 +175,8 @@ def check_times(t: Any) -> bool:
     if not t.is_floating_point():
         raise InputTypeError(f"`t` must be a floating point Tensor but is a {t.type()}")
     _check(t.dim() == 1, "t must be one dimensional")
-    _check(len(t) > 0, "t must hold at least one time")
+    if len(t) == 0:
+        raise NoTimesError("t is empty. It must hold at least one time, the start.")
     _check(not batched(t), "t must not differ from row to row of torch.func.vmap; scale the time in func instead")
     times = t.detach().tolist()
     forward = all(a < b for a, b in zip(times, times[1:]))

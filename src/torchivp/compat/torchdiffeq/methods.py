@@ -36,18 +36,25 @@ class StepFunction(Method):
     """torchdiffeq's ``_step_func(func, t0, dt, t1, y0) -> (dy, f0)`` as a method.
 
     Its slopes are ``f0``, ``dy / dt`` and, where somebody looks inside the step, the slope at its end.
+
+    Args:
+        step_func: the function.
+        func: its first argument.
+        order: of the method.
+        dtype: of the times it gets.
     """
 
-    def __init__(self, step_func: Callable[..., Any], func: Callable[..., Any], order: int):
+    def __init__(self, step_func: Callable[..., Any], func: Callable[..., Any], order: int, dtype: torch.dtype):
         self.step_func = step_func
         self.func = func
         self.order = order
+        self.dtype = dtype
 
     def needs_slope(self, history: History) -> bool:
         return False
 
     def step(self, field: Field, span: Span, y: Rows, history: History) -> Step:
-        t0, t1 = (_tensor(t, y) for t in (span.t, span.t1))
+        t0, t1 = (_tensor(t, y).to(self.dtype) for t in (span.t, span.t1))
         dy, f0 = self.step_func(self.func, t0, t1 - t0, t1, field.layout.unravel(y))
         dy = dy.reshape(1, -1).to(y)
         mean = dy / _like(span.dt, y)
@@ -77,7 +84,7 @@ def method_from(butcher: Any, mid: Tensor | None, order: int) -> ExplicitRungeKu
         b_err=tuple(butcher.c_error.tolist()),
         error_order=order,
     )
-    if tableau.fsal and mid is not None:
+    if tableau.fsal and mid is not None and len(mid) == tableau.stages:
         tableau = replace(tableau, dense=_quartic(b, tuple(mid.tolist()), min(order, 4)))
     return type("UserTableau", (ExplicitRungeKutta,), {"tableau": tableau})()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .adaptive import AdaptiveHeunSolver, Bosh3Solver, Dopri5Solver, Dopri8Solver, Fehlberg2Solver, Tsit5Solver
+from .adaptive import AdaptiveHeunSolver, Bosh3Solver, Dopri5Solver, Dopri8Solver, Fehlberg2, Tsit5Solver
 from .fixed import RK4, AdamsBashforth, AdamsBashforthMoulton, Euler, Heun2, Heun3, Midpoint
 from .scipy import ScipyWrapperODESolver
 
@@ -13,7 +13,7 @@ SOLVERS: dict[str, type[Any]] = {
     "dopri5": Dopri5Solver,
     "tsit5": Tsit5Solver,
     "bosh3": Bosh3Solver,
-    "fehlberg2": Fehlberg2Solver,
+    "fehlberg2": Fehlberg2,
     "adaptive_heun": AdaptiveHeunSolver,
     "euler": Euler,
     "midpoint": Midpoint,

@@ -1,6 +1,6 @@
 """Names of ``torchdiffeq._impl.fehlberg2``."""
 
-from ..adaptive import Fehlberg2Solver as Fehlberg2
+from ..adaptive import Fehlberg2
 
 _FEHLBERG2_TABLEAU = Fehlberg2.tableau
 _FE_C_MID = Fehlberg2.mid

@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..adaptive import ButcherTableau as _ButcherTableau
 from ..adaptive import RKAdaptiveStepsizeODESolver
 from ..functions import Perturb
-
-_RungeKuttaState = namedtuple("_RungeKuttaState", "y1, f1, t0, t1, dt, interp_coeff")
-
-
-def _runge_kutta_step(
-    func: Callable[..., Any], y0: Tensor, f0: Tensor, t0: Tensor, dt: Tensor, t1: Tensor, tableau: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One step of an explicit Runge-Kutta method in torchdiffeq's form.
-
-    Args:
-        func: ``func(t, y, *, perturb)``.
-        y0, f0: state and slope at ``t0``.
-        t0, dt, t1: 0-d; ``t1`` is ``t0 + dt``.
-        tableau: ``alpha [s-1]``, ``beta`` (s-1 rows), ``c_sol [s]``, ``c_error [s]``.
-
-    Returns:
-        state, last slope and error estimate at ``t1``, and all slopes ``[*shape, s]``.
-    """
-    t0, dt, t1 = (t.to(y0.real.dtype) for t in (t0, dt, t1))
-    slopes, stage = [f0], y0
-    for alpha, row in zip(tableau.alpha.tolist(), tableau.beta):
-        stage = y0 + dt * _combine(row, slopes)
-        at_end = alpha == 1
-        slopes.append(func(t1 if at_end else t0 + alpha * dt, stage, perturb=Perturb.PREV if at_end else Perturb.NONE))
-    stage_is_end = tableau.c_sol[-1] == 0 and torch.equal(tableau.c_sol[:-1], tableau.beta[-1])
-    y1 = stage if stage_is_end else y0 + dt * _combine(tableau.c_sol, slopes)
-    return y1, slopes[-1], dt * _combine(tableau.c_error, slopes), torch.stack(slopes, dim=-1)
-
-
-def _combine(weights: Tensor, slopes: list[Tensor]) -> Tensor:
-    return (torch.stack(slopes, dim=-1) * weights[: len(slopes)].to(slopes[0].real.dtype)).sum(dim=-1)
+from ..stepping import RungeKuttaState as _RungeKuttaState
+from ..stepping import runge_kutta_step as _runge_kutta_step
 
 
 def _first(func: Callable[..., Any], t0: Tensor, y0: Tensor, f0: Tensor | None, perturb: bool) -> Tensor:

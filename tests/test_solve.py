@@ -691,7 +691,6 @@ NONSENSE: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     "float8": (
         {"y0": torch.ones(2).to(torch.float8_e5m2)}, InputTypeError, ["float8_e5m2", "does not calculate", "Write"],
     ),
-    "complex32": ({"y0": torch.ones(2, dtype=torch.complex32)}, InputTypeError, ["complex32", "Write"]),
     "a comparison as event": (
         {"events": torchivp.Event(lambda t, y: y[0] > 0.5)}, InputError, ["torch.bool", "through zero", "a - b"],
     ),

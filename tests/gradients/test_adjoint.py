@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import torchivp
 from gradients.comparison import gradients, weighted
+from torchivp.gradients import Adjoint
 from torchivp.methods import METHODS
 
 F64 = torch.float64
@@ -34,17 +35,18 @@ def difference(times: list[float], way: dict[str, Any], reference: dict[str, Any
     inputs = [y0, t, w, *f.parameters()]
     found, exact = (
         torch.cat([g.reshape(-1) for g in gradients(weighted(torchivp.solve(f, y0, t, w, **kw, **settings).y), inputs)])
-        for settings in ({"gradient": "adjoint", **way}, {"gradient": "direct", **reference})
+        for settings in ({"gradient": "adjoint"} | way, {"gradient": "direct"} | reference)
     )
     return float(torch.linalg.vector_norm(found - exact) / torch.linalg.vector_norm(exact))
 
 
+WITH_SLOPES = [m for m in METHODS if METHODS[m]().carries == "slopes"]
 TIGHT = {"method": "dopri8", "rtol": 1e-10, "atol": 1e-10}
 FORWARD, BACKWARD = [0.0, 0.3, 1.1, 1.5], [1.5, 1.1, 0.3, 0.0]
 
 
 @pytest.mark.parametrize("times", [FORWARD, BACKWARD], ids=["increasing", "decreasing"])
-@pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m]().adaptive])
+@pytest.mark.parametrize("method", [m for m in WITH_SLOPES if METHODS[m]().adaptive])
 def test_adaptive_methods(method: str, times: list[float]) -> None:
     """y0, times, args and parameters at once."""
     order = METHODS[method]().order
@@ -55,7 +57,7 @@ def test_adaptive_methods(method: str, times: list[float]) -> None:
     assert errors[1] < errors[0] or errors[0] < coarse
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if not METHODS[m]().adaptive])
+@pytest.mark.parametrize("method", [m for m in WITH_SLOPES if not METHODS[m]().adaptive])
 def test_fixed_steps(method: str) -> None:
     """Converges with the order of the method (euler: of its values)."""
     errors = [difference(FORWARD, {"method": method, "dt": dt}, TIGHT) for dt in (0.1, 0.05)]
@@ -88,3 +90,12 @@ def test_complex_states_and_pytrees() -> None:
         found[gradient] = gradients(weighted(sol.y["z"], sol.y["x"]), [z0, x0, w])
     for a, b in zip(*found.values()):
         assert torch.allclose(a, b, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in WITH_SLOPES])
+def test_methods_that_carry_something_else(method: str) -> None:
+    """They cannot take the integral of the parameters along; another method does it for them."""
+    way = {"method": method, "rtol": 1e-7, "atol": 1e-7}
+    with pytest.raises(torchivp.InputError, match=r"cannot take an integral along.*Adjoint\(method='tsit5'\)"):
+        difference([0.0, 0.4], way, TIGHT)
+    assert difference([0.0, 0.4], {**way, "gradient": Adjoint(method="tsit5")}, TIGHT) < 1e-5

@@ -81,7 +81,7 @@ def test_the_graph_goes_with_the_output(gradient: str, backward: bool) -> None:
     with NoCollector():
         y = block(before(torch.randn(3, 2, requires_grad=True)))
         holders = [
-            weakref.ref(x) for n in nodes(y) for x in (getattr(n, "replay", None), getattr(n, "adjoint", None)) if x
+            weakref.ref(x) for n in nodes(y) for x in (getattr(n, "replay", None), getattr(n, "pass_back", None)) if x
         ]
         assert bool(holders) == (gradient != "direct")
         if backward:

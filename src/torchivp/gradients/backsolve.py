@@ -314,7 +314,7 @@ def _at_user_times(at: Tensor, times: list[float], user: Tensor) -> Tensor:
 class _Backward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, backward: Backward, states: Tensor, *tensors: Tensor) -> Tensor:
-        ctx.backward = backward
+        ctx.pass_back = backward
         ctx.save_for_backward(states, *tensors)
         return states.detach()
 
@@ -322,7 +322,7 @@ class _Backward(torch.autograd.Function):
     @first_derivative_only
     def backward(ctx: Any, cotangents: Tensor) -> tuple[Tensor | None, ...]:
         states, *tensors = ctx.saved_tensors
-        return (None, None, *ctx.backward.gradients(states, cotangents, tensors))
+        return (None, None, *ctx.pass_back.gradients(states, cotangents, tensors))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ...field import time_dtype
 from ...methods import AdaptiveHeun, Bosh3, Dopri5, Dopri8, ExplicitRungeKutta, Tsit5
 from ...methods import Fehlberg2 as EngineFehlberg2
 from ...methods.tableau import Tableau
+from ...problem import may_carry_gradient
 from . import engine
 from .control import AsAsked, whole
 from .fixed import handle_unused_kwargs

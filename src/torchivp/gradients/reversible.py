@@ -42,7 +42,8 @@ class Reversible(Gradient):
                 f"method=torchivp.methods.Reversible('tsit5'), 'reversible_heun' or 'alf', or take gradient='discrete'."
             )
         rtol = problem.tolerance.rtol
-        return replay.integrate(problem, plan, lambda: EndOnly(float(torch.as_tensor(rtol).max())))
+        most = float(torch.as_tensor(rtol).max()) if plan.controller.adaptive else 1.0
+        return replay.integrate(problem, plan, lambda: EndOnly(most))
 
 
 class EndOnly(Tape):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ._types import PyTree, Rows, Time, VectorField
-from .autocast import current_autocast
+from .autocast import autocast_dtypes, current_autocast
 from .errors import OutputError
 from .randomness import RandomState
 from .state import Layout, flatten
@@ -68,6 +68,7 @@ class Field:
         self.args = args
         self.broadcast = broadcast
         self.autocast = current_autocast(layout.device)
+        self.autocast_dtypes = autocast_dtypes(layout.device)
         self.evaluations = 0
         self.draws = False
 

@@ -126,7 +126,7 @@ class Field:
             dtype = layout.dtypes[0]
             if not isinstance(slope, Tensor) or slope.shape != layout.shape or slope.dtype != dtype:
                 slope = self._mend(slope, layout.shape, dtype, "")
-            row = slope.reshape(1, layout.size)
+            row = slope if layout.is_row else slope.reshape(1, layout.size)
             return row if dtype == layout.dtype else row.to(layout.dtype)
         leaves, spec = flatten(slope)
         if spec != layout.spec and not self._same_but_for_type(slope, len(leaves)):

@@ -24,8 +24,10 @@ from ..field import Field
 from ..loop import TakenStep
 from ..state import Layout
 from ..tolerance import Norm, Tolerance
-from .backsolve import BackwardGradient, Linearised, StageIntegral, System, check_drift
-from .replay import relative
+from .backsolve import Linearised, System
+from .backward_gradient import BackwardGradient
+from .drift import check_drift, relative
+from .quadrature import StageIntegral
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from ..loop import TakenStep
 from ..state import Layout
 from ..tolerance import Tolerance
 from ..trajectory import Piece
-from .backsolve import Linearised, System, add_up
+from .backsolve import Linearised, System
 from .interpolated import Interpolated
+from .quadrature import add_up
 from .stored import Stored, value
 
 

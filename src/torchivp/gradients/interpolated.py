@@ -24,8 +24,10 @@ from ..state import Layout
 from ..tolerance import Tolerance
 from ..trajectory import Tape
 from .adjoint import widened
-from .backsolve import BackwardGradient, Linearised, StageIntegral, System
+from .backsolve import Linearised, System
+from .backward_gradient import BackwardGradient
 from .discrete import Discrete
+from .quadrature import StageIntegral
 from .stored import Pieces, Stored, from_pieces, from_tape
 
 

@@ -25,6 +25,7 @@ from ..transforms import forward_mode
 from .base import nothing_to_do
 from .closure import check_all_seen, check_still_held
 from .direct import Direct
+from .drift import relative
 from .inputs import Inputs, find_inputs
 from .side_effects import no_side_effects
 
@@ -234,12 +235,6 @@ def check_same_numbers(off: Tensor) -> None:
             f"numbers. If it draws random ones from a generator of its own (torch's global ones are put back), draw them once "
             f"before the solve; if it was changed since the forward pass, differentiate first; or use gradient='direct'."
         )
-
-
-def relative(error: Tensor, *states: Tensor) -> Tensor:
-    """Size of an error, relative to the largest of the states."""
-    sizes = torch.stack([torch.linalg.vector_norm(y) for y in states])
-    return torch.linalg.vector_norm(error) / sizes.amax().clamp(min=torch.finfo(sizes.dtype).tiny)
 
 
 def _vjp(outputs: list[Tensor], inputs: list[Tensor], cotangents: Grads, t: float) -> Grads:

@@ -19,9 +19,8 @@ from ..problem import Problem
 from ..runners.eager import Run
 from ..trajectory import Start, StepsAgain, Tape, TapeEntry
 from . import replay
-from .backsolve import check_drift
 from .base import Gradient
-from .replay import relative
+from .drift import check_drift, relative
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The seam between a solve and its solve backwards: outputs and events go in, come out with a gradient, and the inputs get theirs.
+"""Between a solve and its solve backwards: outputs and events go in and come out with a gradient, and the inputs get theirs.
 
 What ``adjoint``, ``interpolated`` and ``gauss`` share; each says which ``System`` is integrated.
 """

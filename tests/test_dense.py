@@ -168,7 +168,7 @@ def test_under_no_grad_the_time_alone_can_be_differentiated() -> None:
 
 def test_the_continuous_adjoint_says_that_it_has_no_dense_output() -> None:
     y0 = ONE.clone().requires_grad_()
-    with pytest.raises(InputError, match=r"gradient='adjoint'.*dense output.*Write gradient='discrete'"):
+    with pytest.raises(InputError, match=r"gradient='adjoint'.*dense output.*write gradient='discrete'"):
         solve(f, y0, 1.0, dense=True, gradient="adjoint")
     assert solve(f, ONE, 1.0, dense=True, gradient="adjoint")(0.5).shape == (1,)
 

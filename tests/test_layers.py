@@ -36,7 +36,7 @@ LAYERS: list[tuple[str, ...]] = [
         "methods.tableau",
     ),
     ("methods", "controllers", "saving", "events"),
-    ("plan", "loop", "failures", "progress"),
+    ("plan", "loop", "failures", "precision", "progress"),
     ("runners",),
     ("gradients",),
     ("solve",),

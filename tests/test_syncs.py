@@ -20,7 +20,7 @@ from torchivp.methods import METHODS
 
 ADAPTIVE = sorted(name for name, method in METHODS.items() if method().adaptive)
 FIXED = sorted(name for name, method in METHODS.items() if not method().adaptive)
-AROUND = 10  # before and after the loop: times, finite y0, first step, finite result
+AROUND = 11  # before and after the loop: times, finite y0, first step, finite result, whether f drew random numbers
 
 _LOOKS = {
     torch.ops.aten._local_scalar_dense,  # item, float, int, bool, if

@@ -9,6 +9,7 @@ from .errors import (
     InputError,
     InputTypeError,
     OutputError,
+    PrecisionWarning,
     SolveError,
     TorchIVPError,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "OutputError",
     "PI",
     "PID",
+    "PrecisionWarning",
     "Solution",
     "SolveError",
     "Stats",

@@ -35,3 +35,9 @@ def current_autocast(device: torch.device) -> Callable[[], AbstractContextManage
     if device.type not in _DEVICES or not torch.is_autocast_enabled(device.type):
         return None
     return functools.partial(torch.autocast, device.type, dtype=torch.get_autocast_dtype(device.type))
+
+
+def autocast_dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
+    """The dtype that the caller's autocast calculates in, if there is one."""
+    on = device.type in _DEVICES and torch.is_autocast_enabled(device.type)
+    return (torch.get_autocast_dtype(device.type),) if on else ()

@@ -28,6 +28,10 @@ class GradientError(TorchIVPError, RuntimeError):
     """A gradient was asked for that the chosen method cannot give (never answered with a silent zero)."""
 
 
+class PrecisionWarning(UserWarning):
+    """A tolerance lies below what the numbers can resolve."""
+
+
 class SolveError(TorchIVPError, RuntimeError):
     """A solve did not reach its end.
 

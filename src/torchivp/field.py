@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ._types import PyTree, Rows, Time, VectorField
-from .autocast import current_autocast
+from .autocast import autocast_dtypes, current_autocast
 from .errors import OutputError
 from .randomness import RandomState
 from .state import Layout, flatten
@@ -68,6 +68,7 @@ class Field:
         self.args = args
         self.broadcast = broadcast
         self.autocast = current_autocast(layout.device)
+        self.autocast_dtypes = autocast_dtypes(layout.device)
         self.evaluations = 0
         self.draws = False
 
@@ -125,7 +126,7 @@ class Field:
             dtype = layout.dtypes[0]
             if not isinstance(slope, Tensor) or slope.shape != layout.shape or slope.dtype != dtype:
                 slope = self._mend(slope, layout.shape, dtype, "")
-            row = slope.reshape(1, layout.size)
+            row = slope if layout.is_row else slope.reshape(1, layout.size)
             return row if dtype == layout.dtype else row.to(layout.dtype)
         leaves, spec = flatten(slope)
         if spec != layout.spec and not self._same_but_for_type(slope, len(leaves)):

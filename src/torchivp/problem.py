@@ -184,12 +184,15 @@ def make_tolerance(rtol: PyTree, atol: PyTree, layout: Layout, norm: Norm = rms_
     else:
         absolute = layout.broadcast(atol, "atol", working)
     relative = float(rtol) if isinstance(rtol, int | float) else layout.broadcast(rtol, "rtol", working)
-    neither = torch.as_tensor((absolute == 0) & torch.as_tensor(relative == 0, device=layout.device)).expand(
-        1, layout.size
-    )
+    if not any(isinstance(x, int | float) and x > 0 for x in (rtol, atol)):
+        check_not_both_zero(absolute, relative, layout)
+    return Tolerance(relative, absolute.clamp(min=torch.finfo(working).tiny), norm)
+
+
+def check_not_both_zero(atol: Tensor, rtol: Tensor | float, layout: Layout) -> None:
+    neither = ((atol == 0) & torch.as_tensor(rtol == 0, device=layout.device)).expand(1, layout.size)
     if as_float(neither.any()):
         raise InputError(
             f"rtol and atol are both 0 in {layout.describe(neither)}, and no error is as small as that. Give a positive rtol "
             f"or atol there, such as 1e-5."
         )
-    return Tolerance(relative, absolute.clamp(min=torch.finfo(working).tiny), norm)

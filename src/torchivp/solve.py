@@ -25,6 +25,7 @@ from .methods import Method
 from .methods.table import choose_method
 from .names import choose, named
 from .plan import Plan, choose_controller
+from .precision import warn_of_rounding
 from .problem import Problem, as_times, make_problem
 from .runners import RUNNERS
 from .runners.eager import Run, not_started
@@ -120,6 +121,7 @@ def solve(
         progress=progress,
         interruptible=not throw,
     )
+    warn_of_rounding(problem, plan, rtol, atol)
     differentiate = choose("gradient", gradient, Gradient, GRADIENTS)
     named("runner", runner, RUNNERS)
     try:

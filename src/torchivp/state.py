@@ -160,6 +160,7 @@ class Layout:
         if self.dtype in (torch.float16, torch.bfloat16):  # steps would drown in rounding; f still sees half precision
             self.dtype = torch.float32
         self.shape = self.shapes[0]
+        self.is_row = self.is_tensor and self.shape == (1, self.size) and self.dtype == self.dtypes[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as a state of no memory: another process may not know the user's classes as pytrees yet."""
@@ -178,6 +179,8 @@ class Layout:
 
     def unravel(self, row: Tensor, *, lead: tuple[int, ...] = ()) -> PyTree:
         """The state in a row ``[1, D]``; or in rows ``[*lead, D]``, its leaves with ``lead`` before their own shape."""
+        if self.is_row and not lead:
+            return row
         if self.is_tensor:
             return _cast(row.view((*lead, *self.shape)), self.dtypes[0])
         pieces = row.view((*lead, self.size)).split(self.sizes, dim=-1)

@@ -47,6 +47,7 @@ class Tolerance:
 
         Under vmap the worst row speaks for all.
         """
-        error, y0, y1 = error.detach(), y0.detach(), y1.detach()
+        if torch.is_grad_enabled():
+            error, y0, y1 = error.detach(), y0.detach(), y1.detach()
         error = torch.add(error, y1, alpha=0)  # inf * 0 is nan: an infinite y1 would hide behind its own scale
         return as_float(self.norm(error / self.scale(y0, y1)))

@@ -36,6 +36,7 @@ from .errors import (
     StepUnderflow,
 )
 from .functions import CALLBACKS, PerturbFunc, null_callback
+from .norms import rms_norm
 
 
 class Setup(NamedTuple):
@@ -129,7 +130,8 @@ def tolerance_of(rtol: Any, atol: Any, y0: Tensor, norm: Callable[[Tensor], Any]
     if isinstance(rtol, int | float) and rtol < 0:  # torchdiffeq computes with it: the tolerance is below atol
         positive = tolerance_of(-rtol, atol, y0, norm)
         return replace(positive, rtol=-positive.rtol)
-    return make_tolerance(rtol, atol, Layout(y0), lambda row: norm(row.view(shape)))
+    of_rows = norm if norm is rms_norm else lambda row: norm(row.view(shape))  # that one does not care for shapes
+    return make_tolerance(rtol, atol, Layout(y0), of_rows)
 
 
 def no_tolerance(y0: Tensor) -> Tolerance:

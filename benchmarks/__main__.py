@@ -1,4 +1,4 @@
-"""Run the benchmarks, write their results, and put the speed table into the README.
+"""Run the benchmarks, write their results, and put their tables into the README and the docs.
 
     python -m benchmarks [--rounds 7] [NAME ...]
 
@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import sys
 
-from . import adjoint_evaluations, odenet, readme, spiral
+from . import adjoint_evaluations, gradients, odenet, readme, spiral, training
 from .common import arguments, measure
 
-BENCHMARKS = {"spiral": spiral.run, "odenet": odenet.run, "adjoint_evaluations": adjoint_evaluations.run}
+BENCHMARKS = {
+    "spiral": spiral.run,
+    "odenet": odenet.run,
+    "adjoint_evaluations": adjoint_evaluations.run,
+    "training": training.run,
+    "gradients": gradients.run,
+}
 
 
 def main() -> None:

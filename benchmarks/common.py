@@ -38,6 +38,8 @@ class Row:
         error: largest absolute error of the values.
         gradient_error: largest absolute error of the gradient, over its largest entry.
         evaluations: calls of ``f`` in one run, forward and backward; None where they cannot be counted.
+        backward_evaluations: of these, calls in the backward pass, where they are counted apart.
+        peak_bytes: of tensors at any time of one run, beside what was there before.
         compile_seconds: of a jitted peer; not part of ``seconds``.
         note: anything else worth saying.
     """
@@ -49,6 +51,8 @@ class Row:
     error: float | None = None
     gradient_error: float | None = None
     evaluations: int | None = None
+    backward_evaluations: int | None = None
+    peak_bytes: int | None = None
     compile_seconds: float | None = None
     note: str = ""
 
@@ -209,6 +213,8 @@ def markdown_table(table: Table) -> list[str]:
         "fastest": lambda r: duration(min(r.seconds)) if r.seconds else "",
         "CPU time": lambda r: duration(statistics.median(r.cpu_seconds)) if r.seconds else "",
         "evaluations of f": lambda r: "" if r.evaluations is None else str(r.evaluations),
+        "of them backward": lambda r: "" if r.backward_evaluations is None else str(r.backward_evaluations),
+        "peak memory": lambda r: "" if r.peak_bytes is None else memory(r.peak_bytes),
         "error": lambda r: "" if r.error is None else f"{r.error:.1e}",
         "error of the gradient": lambda r: "" if r.gradient_error is None else f"{r.gradient_error:.1e}",
         "note": lambda r: r.note + (f" compiled in {r.compile_seconds:.1f} s" if r.compile_seconds else ""),
@@ -222,6 +228,12 @@ def duration(seconds: float) -> str:
     if seconds < 1e-3:
         return f"{seconds * 1e6:.3g} us"
     return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def memory(size: float) -> str:
+    if size < 1e5:
+        return f"{size / 1e3:.3g} kB"
+    return f"{size / 1e6:.3g} MB" if size < 1e9 else f"{size / 1e9:.3g} GB"
 
 
 def measure(run: Callable[[int], Report], rounds: int) -> Report:

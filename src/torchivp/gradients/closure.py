@@ -120,9 +120,24 @@ def leaves(edges: Iterable[Edge]) -> list[Tensor]:
 
 def unseen(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor]:
     """The leaves requiring grad that one reaches from ``outputs`` without passing a ``known`` tensor."""
-    known = list(known)
+    known = list(known)  # a walk of its own, by nodes: it is taken for every step
     seen = {id(t) for t in known}
-    return [x for x in leaves(graph(outputs, known)) if id(x) not in seen]
+    stop = {_edge(t) for t in known if t.grad_fn is not None}
+    nodes: set[Any] = set()
+    found: list[Tensor] = []
+    todo = [_edge(o) for o in outputs]
+    while todo:
+        edge = todo.pop()
+        node = edge[0]
+        if node is None or node in nodes or edge in stop:
+            continue
+        nodes.add(node)
+        following = node.next_functions
+        if following:
+            todo.extend(following)
+        elif hasattr(node, "variable") and id(node.variable) not in seen:
+            found.append(node.variable)
+    return found
 
 
 def _edge(x: Tensor) -> Any:

@@ -25,7 +25,6 @@ from ..transforms import forward_mode
 from .base import nothing_to_do
 from .closure import check_all_seen, check_still_held
 from .direct import Direct
-from .drift import relative
 from .inputs import Inputs, find_inputs
 from .side_effects import no_side_effects
 
@@ -133,7 +132,7 @@ class Replay:
         pending = list(cotangents)
         adjoint = pending.pop()
         slope_adjoints: Grads = ()
-        end, off = self.end, self.end.new_zeros(()).real
+        end, off = self.end, Off(self.end)
         for entry, start in self.tape.rewind(Again(self.method, field)):
             at_weights = pending.pop() if entry.piece is not None and self.with_weights else None
             at_k = pending.pop() if entry.piece is not None else None
@@ -144,14 +143,14 @@ class Replay:
             with torch.enable_grad():
                 history = tuple((clock(t), k) for (t, _), k in zip(start.history, past))
                 step = take(self.method, field, clock, entry, y, history)
-            off = torch.maximum(off, relative(step.y1.detach() - end, start.y, end))
+            off.add(step.y1.detach(), end, start.y)
             end = start.y
             out = [step.y1, step.k, step.weights, *(k for _, k in step.history)]
             given = [_sum(adjoint, at_end), at_k, at_weights, *slope_adjoints]
             grads = _vjp(out, [y, *past, *wrt], given, entry.span.t)
             adjoint, slope_adjoints = _sum(grads[0], at_start), grads[1 : 1 + len(past)]
             totals.add(grads[1 + len(past) :])
-        check_same_numbers(off)
+        check_same_numbers(off.largest())
         return [adjoint, *totals.values]
 
     @without_autocast
@@ -235,6 +234,29 @@ def check_same_numbers(off: Tensor) -> None:
             f"numbers. If it draws random ones from a generator of its own (torch's global ones are put back), draw them once "
             f"before the solve; if it was changed since the forward pass, differentiate first; or use gradient='direct'."
         )
+
+
+class Off:
+    """How far steps that were taken again ended elsewhere, relative to the larger of their ends; in few operations, because
+    every step asks.
+
+    Args:
+        end: the last state.
+    """
+
+    def __init__(self, end: Tensor):
+        self.errors: list[Tensor] = []
+        self.sizes = [torch.linalg.vector_norm(end)]
+
+    def add(self, again: Tensor, end: Tensor, start: Tensor) -> None:
+        """The step from ``start``, the one before those so far, ended at ``again`` instead of ``end``."""
+        self.errors.append(torch.linalg.vector_norm(again - end))
+        self.sizes.append(torch.linalg.vector_norm(start))
+
+    def largest(self) -> Tensor:
+        errors, sizes = torch.stack(self.errors), torch.stack(self.sizes)
+        larger = torch.maximum(sizes[1:], sizes[:-1])
+        return (errors / larger.clamp(min=torch.finfo(sizes.dtype).tiny)).amax()
 
 
 def _vjp(outputs: list[Tensor], inputs: list[Tensor], cotangents: Grads, t: float) -> Grads:

@@ -24,7 +24,7 @@ from ..field import Field
 from ..loop import TakenStep
 from ..state import Layout
 from ..tolerance import Norm, Tolerance
-from .backsolve import BackwardGradient, Linearised, StageIntegral, System, check_drift
+from .backsolve import BackwardGradient, Linearised, StageIntegral, System, check_drift, most_drift
 from .replay import relative
 
 
@@ -99,7 +99,7 @@ class Beside(System):
         return widened(forward, 2, 1, seminorm(forward.norm, self.size))
 
     def check(self, rtol: float) -> None:
-        check_drift(self.drift, rtol, "The state")
+        check_drift(self.drift, most_drift(rtol), "The state")
 
 
 class Inside(System):
@@ -144,7 +144,7 @@ class Inside(System):
         return widened(forward, 2, rest, largest)
 
     def check(self, rtol: float) -> None:
-        check_drift(self.drift, rtol, "The state")
+        check_drift(self.drift, most_drift(rtol), "The state")
 
 
 def widened(forward: Tolerance, times: int, rest: int, norm: Norm) -> Tolerance:

@@ -437,13 +437,23 @@ def add_up(totals: list[Tensor], integrands: Sequence[Tensor | None], weight: fl
         torch._foreach_add_([x for x, _ in pairs], [g for _, g in pairs], alpha=weight)
 
 
-def check_drift(drift: Tensor | float, rtol: float, what: str) -> None:
-    """Raise if a state that was computed backwards has drifted away from the stored one."""
+def check_drift(drift: Tensor | float, most: float, what: str) -> None:
+    """Raise if a state that was computed backwards has drifted away from the stored one.
+
+    Args:
+        drift: how far, relatively.
+        most: how far it may.
+        what: the state.
+    """
     drift = float(drift)
-    most = min(0.5, max(0.1, 1_000 * rtol))
     if not drift <= most:
         raise GradientError(
-            f"{what}, computed backwards from the end of the solve, came out {drift:.1%} away from the stored one (more than "
-            f"{most:.0%}): the equation is unstable backwards, and so the gradient would be worthless. Write "
+            f"{what}, computed backwards from the end of the solve, came out {drift:.2g} (relatively) away from the stored one "
+            f"(more than {most:.2g}): the equation is unstable backwards, and so the gradient would be worthless. Write "
             f"gradient='discrete', which does not compute the solution backwards."
         )
+
+
+def most_drift(rtol: float) -> float:
+    """How far the state may come out that the adjoint's backward solve computes with this tolerance."""
+    return min(0.5, max(0.1, 1_000 * rtol))

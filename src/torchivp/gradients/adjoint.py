@@ -24,7 +24,7 @@ from ..field import Field
 from ..loop import TakenStep
 from ..state import Layout
 from ..tolerance import Norm, Tolerance
-from .backsolve import BackwardGradient, Linearised, StageIntegral, System, check_drift, most_drift
+from .backsolve import BackwardGradient, Linearised, StageIntegral, System, check_drift
 from .replay import relative
 
 
@@ -165,3 +165,8 @@ def seminorm(norm: Norm, size: int) -> Norm:
         return torch.maximum(torch.as_tensor(y), torch.as_tensor(adjoint))
 
     return of_state_and_adjoint
+
+
+def most_drift(rtol: float) -> float:
+    """How far the state may come out that the adjoint's backward solve computes with this tolerance."""
+    return min(0.5, max(0.1, 1_000 * rtol))

@@ -438,13 +438,7 @@ def add_up(totals: list[Tensor], integrands: Sequence[Tensor | None], weight: fl
 
 
 def check_drift(drift: Tensor | float, most: float, what: str) -> None:
-    """Raise if a state that was computed backwards has drifted away from the stored one.
-
-    Args:
-        drift: how far, relatively.
-        most: how far it may.
-        what: the state.
-    """
+    """Raise if ``what``, a state that was computed backwards, is further than ``most`` (relatively) from the stored one."""
     drift = float(drift)
     if not drift <= most:
         raise GradientError(
@@ -452,8 +446,3 @@ def check_drift(drift: Tensor | float, most: float, what: str) -> None:
             f"(more than {most:.2g}): the equation is unstable backwards, and so the gradient would be worthless. Write "
             f"gradient='discrete', which does not compute the solution backwards."
         )
-
-
-def most_drift(rtol: float) -> float:
-    """How far the state may come out that the adjoint's backward solve computes with this tolerance."""
-    return min(0.5, max(0.1, 1_000 * rtol))

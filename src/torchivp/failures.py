@@ -21,7 +21,17 @@ def message(problem: Problem, plan: Plan, state: LoopState, end: float | None = 
     """
     if state.failed is None:
         return f"{state.status.value} (t={problem.direction * (state.t if end is None else end):g})."
-    return _EXPLAIN[state.status](problem, plan, state, state.failed)
+    return _EXPLAIN[state.status](problem, plan, state, state.failed) + _reversible(plan, state.status)
+
+
+def _reversible(plan: Plan, status: Status) -> str:
+    """What is unstable because it can be undone: a word on it, where it may be the reason."""
+    if not plan.method.reversible or status not in (Status.MAX_STEPS, Status.STEP_TOO_SMALL, Status.NONFINITE_SLOPE):
+        return ""
+    return (
+        f" Or {plan.method!r} is unstable here, as reversible methods are where solutions are drawn together fast (stiff, "
+        f"damped or chaotic problems): take a plain method, such as 'tsit5', with gradient='discrete'."
+    )
 
 
 def _where(problem: Problem, failed: Failed) -> str:

@@ -129,10 +129,12 @@ class Tape(ABC):
 
     Attributes:
         entries: in the order of time.
+        drift: how far from the true ones, relatively, states came out that were computed backwards; known after ``rewind``.
     """
 
     def __init__(self) -> None:
         self.entries: list[TapeEntry] = []
+        self.drift = 0.0
 
     def add(self, entry: TapeEntry, start: Start, end: Start) -> None:
         """Write down the next accepted step, which leads from ``start`` to ``end``."""

@@ -199,7 +199,7 @@ class Backward:
                 system,
                 outputs,
                 self.how.tolerance_for(problem),
-                lambda p: self.how.backward_plan(self.plan, p, self.kept),
+                self._plan,
             )
             at_times = None
             if inputs.times is not None:
@@ -210,6 +210,11 @@ class Backward:
         grads = iter(back.params)
         of_params = [next(grads) if w else None for w in wanted]
         return [back.at_start + cotangents[:1], *([] if at_times is None else [at_times]), *of_params]
+
+    def _plan(self, backward: Problem) -> Plan:
+        """As the settings have it; but an equation that is unstable backwards has to show it soon."""
+        plan = self.how.backward_plan(self.plan, backward, self.kept)
+        return replace(plan, max_steps=min(plan.max_steps, 1_000 + 50 * self.counters["attempted"]))
 
 
 def _at_user_times(at: Tensor, times: list[float], user: Tensor) -> Tensor:

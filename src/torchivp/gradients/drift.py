@@ -14,13 +14,12 @@ def relative(error: Tensor, *states: Tensor) -> Tensor:
     return torch.linalg.vector_norm(error) / sizes.amax().clamp(min=torch.finfo(sizes.dtype).tiny)
 
 
-def check_drift(drift: Tensor | float, rtol: float, what: str) -> None:
-    """Raise if a state that was computed backwards has drifted away from the stored one."""
+def check_drift(drift: Tensor | float, most: float, what: str) -> None:
+    """Raise if ``what``, a state that was computed backwards, is further than ``most`` (relatively) from the stored one."""
     drift = float(drift)
-    most = min(0.5, max(0.1, 1_000 * rtol))
     if not drift <= most:
         raise GradientError(
-            f"{what}, computed backwards from the end of the solve, came out {drift:.1%} away from the stored one (more than "
-            f"{most:.0%}): the equation is unstable backwards, and so the gradient would be worthless. Write "
+            f"{what}, computed backwards from the end of the solve, came out {drift:.2g} (relatively) away from the stored one "
+            f"(more than {most:.2g}): the equation is unstable backwards, and so the gradient would be worthless. Write "
             f"gradient='discrete', which does not compute the solution backwards."
         )

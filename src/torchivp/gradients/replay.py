@@ -150,7 +150,7 @@ class Replay:
             grads = _vjp(out, [y, *past, *wrt], given, entry.span.t)
             adjoint, slope_adjoints = _sum(grads[0], at_start), grads[1 : 1 + len(past)]
             totals.add(grads[1 + len(past) :])
-        check_same_numbers(off.largest())
+        check_same_numbers(off.largest(), self.tape.drift)
         return [adjoint, *totals.values]
 
     @without_autocast
@@ -226,9 +226,14 @@ class Again:
         return Start(*self.method.reverse(self.field, entry.span, end.y, end.history))
 
 
-def check_same_numbers(off: Tensor) -> None:
-    """Raise if a step, taken again, ended elsewhere: then ``f`` was changed, or draws numbers of its own."""
-    if float(off) > 1_000 * torch.finfo(off.dtype).eps:
+def check_same_numbers(off: Tensor, drift: float) -> None:
+    """Raise if a step, taken again, ended elsewhere: then ``f`` was changed, or draws numbers of its own.
+
+    Args:
+        off: by how much, relatively.
+        drift: by how much it may have *started* elsewhere.
+    """
+    if float(off) > 1_000 * max(torch.finfo(off.dtype).eps, drift):
         raise GradientError(
             f"A step of the solve, taken again for its gradient, ended {float(off):.3g} (relatively) elsewhere: f gave other "
             f"numbers. If it draws random ones from a generator of its own (torch's global ones are put back), draw them once "

@@ -29,6 +29,8 @@ class Reversible(Gradient):
 
     Raises:
         InputError: in ``solve``, for a method that is not reversible.
+        GradientError: in the backward pass, where y0 comes out further from the stored one than ``rtol`` (and than rounding
+            explains): the steps could not be taken back.
 
     Example:
         >>> torchivp.solve(f, y0, t, method=torchivp.methods.Reversible("tsit5"), gradient="reversible")
@@ -40,16 +42,15 @@ class Reversible(Gradient):
                 f"gradient='reversible' computes the steps backwards, which {plan.method!r} cannot do. Write "
                 f"method=torchivp.methods.Reversible('tsit5'), 'reversible_heun' or 'alf', or take gradient='discrete'."
             )
-        rtol = problem.tolerance.rtol
-        most = float(torch.as_tensor(rtol).max()) if plan.controller.adaptive else 1.0
-        return replay.integrate(problem, plan, lambda: EndOnly(most))
+        rtol = float(torch.as_tensor(problem.tolerance.rtol).max()) if plan.controller.adaptive else 0.0
+        return replay.integrate(problem, plan, lambda: EndOnly(rtol))
 
 
 class EndOnly(Tape):
     """Keeps the end of the last step, and of those after which the method started afresh (at jumps).
 
     Args:
-        rtol: decides how far the start may come out from the stored one.
+        rtol: of the solve (0 for fixed steps); decides how far the start may come out from the stored one.
     """
 
     def __init__(self, rtol: float):
@@ -73,9 +74,20 @@ class EndOnly(Tape):
             if end is None:
                 raise IndexError(number)
             start = again.undo(entry, end)
-            if not entry.past:  # it started afresh, from the state alone
-                start = Start(start.y, ())
-            if number == 0 and self.first is not None:
-                off = relative(start.y - self.first.y, self.first.y, self.ends[len(self.entries) - 1].y)
-                check_drift(off, self.rtol, "y0")
+            known = self._known(number, entry)
+            if known is not None:
+                off = relative(start.y - known.y, known.y, self.ends[len(self.entries) - 1].y)
+                check_drift(off, self._most(start.y.dtype), "A state" if number else "y0")
+                self.drift = max(self.drift, float(off))
+                start = known
             yield entry, start
+
+    def _known(self, number: int, entry: TapeEntry) -> Start | None:
+        """The stored start of a step, where there is one: of the first step, and where the method started afresh."""
+        if number == 0:
+            return self.first
+        return None if entry.past else Start(self.ends[number - 1].y, ())
+
+    def _most(self, dtype: torch.dtype) -> float:
+        """As exact as the solution is accurate, but with room for rounding errors that have grown."""
+        return min(0.5, max(self.rtol, 10 * torch.finfo(dtype).eps ** 0.5))

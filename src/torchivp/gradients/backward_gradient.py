@@ -26,7 +26,6 @@ from ..plan import Plan, choose_controller
 from ..problem import Clock, Problem, make_tolerance
 from ..runners.eager import Run, run
 from ..solution import Status
-from ..state import flatten, unflatten
 from ..tolerance import Tolerance
 from ..trajectory import Knot, Piece, Tape
 from .backsolve import Linearised, Outputs, System, solve_back, time_gradients
@@ -185,31 +184,20 @@ class Backward:
         """Gradients of ``inputs.tensors``, from the outputs ``[T, D]`` and their cotangents ``[T, D]``."""
         problem, inputs = self.problem, self.inputs
         check_still_held(problem.field.f, inputs.held)
-        wrt = inputs.as_f_uses_them(tensors)
-        _, _, leaves, _ = inputs.split([tensors[0], *wrt])
-        given = wrt if inputs.times is None else wrt[1:]
-        wanted = [x.requires_grad for x in given]
-        params = [x for x, w in zip(given, wanted) if w]
-        field = problem.field.with_args(unflatten(flatten(problem.field.args)[1], leaves))
+        field, given = inputs.for_backward_solve(problem.field, tensors)
+        params = [x for x in given if x.requires_grad]
         outputs = Outputs(self.times, states, cotangents)
         with no_side_effects(field, inputs.moving):
             linear = Linearised(field, params)
             system = self.how.system(linear, problem.y0.detach(), self.kept)
-            back = solve_back(
-                system,
-                outputs,
-                self.how.tolerance_for(problem),
-                self._plan,
-            )
+            back = solve_back(system, outputs, self.how.tolerance_for(problem), self._plan)
             at_times = None
             if inputs.times is not None:
                 at_times = time_gradients(field, outputs, back.at_start)
                 at_times = _at_user_times(at_times, self.times, inputs.times)
         self.counters["replayed"] += field.evaluations
         self.counters["backward_attempted"] = self.counters.get("backward_attempted", 0) + back.attempted
-        grads = iter(back.params)
-        of_params = [next(grads) if w else None for w in wanted]
-        return [back.at_start + cotangents[:1], *([] if at_times is None else [at_times]), *of_params]
+        return inputs.in_order(back.at_start + cotangents[:1], at_times, given, back.params)
 
     def _plan(self, backward: Problem) -> Plan:
         """As the settings have it; but an equation that is unstable backwards has to show it soon."""

@@ -27,7 +27,11 @@ _MODULE_MACHINERY = frozenset(nn.Module().__dict__) - {"_parameters", "_buffers"
 def closed_over(f: Any) -> list[Tensor]:
     """The tensors requiring grad that ``f`` holds: parameters and buffers of modules, closure cells, defaults, partials,
     attributes, and the globals its code names; in containers, to any depth."""
-    return [x for x in reachable(f) if isinstance(x, Tensor) and x.requires_grad]
+    return requiring_grad(reachable(f))
+
+
+def requiring_grad(objects: Iterable[Any]) -> list[Tensor]:
+    return [x for x in objects if isinstance(x, Tensor) and x.requires_grad]
 
 
 def reachable(f: Any) -> Iterator[Any]:
@@ -145,7 +149,9 @@ def _edge(x: Tensor) -> Any:
 
 
 @torch.enable_grad()
-def probe(field: Field, span: Span, y0: Tensor, args: list[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+def probe(
+    field: Field, span: Span, y0: Tensor, args: list[Tensor], held: list[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """The slope at the start, with autograd watching, and the tensors that ``f`` closes over: those one finds by looking
     at it, and leaves that only the evaluation shows.
 
@@ -154,13 +160,13 @@ def probe(field: Field, span: Span, y0: Tensor, args: list[Tensor]) -> tuple[Ten
 
     Args:
         args: the differentiable leaves of the third argument of ``f``.
+        held: what ``f`` closes over, looked at before it runs, and may leave intermediate results on its module.
 
     Raises:
         GradientError: if ``f`` uses something computed beforehand that cannot be found by looking at it.
     """
     y0 = y0.detach().requires_grad_()
     before = (y0 * 1).grad_fn._sequence_nr()  # type: ignore[union-attr]
-    held = closed_over(field.f)  # before f runs, and may leave intermediate results on its module
     slope = field.start_slope(span, y0)
     closed = _independent(held, graph([slope]))
     visible = {id(x) for x in held}

@@ -22,7 +22,6 @@ from ..field import Span
 from ..plan import Plan
 from ..problem import Clock, Problem
 from ..runners.eager import Run, run
-from ..state import flatten, unflatten
 from ..trajectory import Piece
 from .backsolve import Linearised
 from .base import Gradient, nothing_to_do, refuse_reverse_transforms
@@ -118,19 +117,15 @@ class Resting:
         """Gradients of ``inputs.tensors``: those of y0 and the times vanish."""
         problem, inputs = self.problem, self.inputs
         check_still_held(problem.field.f, inputs.held)
-        wrt = inputs.as_f_uses_them(tensors)
-        _, times, leaves, _ = inputs.split([tensors[0], *wrt])
-        given = wrt if times is None else wrt[1:]
+        field, given = inputs.for_backward_solve(problem.field, tensors)
         params = [x for x in given if x.requires_grad]
-        field = problem.field.with_args(unflatten(flatten(problem.field.args)[1], leaves))
         with no_side_effects(field, inputs.moving):
             slope, leaf = Linearised(field, params).evaluate(field.time(self.t) * field.direction, y)
             multiplier = solve_transposed(slope, leaf, cotangent)
             grads = torch.autograd.grad(slope, params, -multiplier, allow_unused=True, retain_graph=True)
         self.counters["replayed"] += field.evaluations
-        found = iter(grads)
-        of_times = [] if times is None else [torch.zeros_like(times)]
-        return [torch.zeros_like(y), *of_times, *(next(found) if x.requires_grad else None for x in given)]
+        at_times = None if inputs.times is None else torch.zeros_like(inputs.times)
+        return inputs.in_order(torch.zeros_like(y), at_times, given, grads)
 
 
 def solve_transposed(slope: Rows, y: Rows, cotangent: Rows) -> Rows:

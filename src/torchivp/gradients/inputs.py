@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ..collectives import watch
 from ..errors import OutputError
+from ..field import Field
 from ..plan import Plan
 from ..problem import Problem
 from ..runners.eager import UNKNOWN, KnownSlope
-from ..state import flatten
-from .closure import probe
+from ..state import flatten, unflatten
+from .closure import probe, reachable, requiring_grad
 from .side_effects import Watched
 
 
@@ -63,6 +64,21 @@ class Inputs:
         over."""
         return [*(x.detach().requires_grad_() for x in tensors[1 : len(tensors) - len(self.closed)]), *self.closed]
 
+    def for_backward_solve(self, field: Field, tensors: Sequence[Tensor]) -> tuple[Field, list[Tensor]]:
+        """The field with its inputs from saved ones, and those inputs besides y0 and the times."""
+        wrt = self.as_f_uses_them(tensors)
+        _, _, leaves, _ = self.split([tensors[0], *wrt])
+        given = wrt if self.times is None else wrt[1:]
+        return field.with_args(unflatten(flatten(field.args)[1], leaves)), given
+
+    def in_order(
+        self, at_y0: Tensor, at_times: Tensor | None, given: Sequence[Tensor], grads: Sequence[Tensor | None]
+    ) -> list[Tensor | None]:
+        """Gradients in the order of ``tensors``; ``grads`` are those of the ``given`` that require grad."""
+        found = iter(grads)
+        of_given = [next(found) if x.requires_grad else None for x in given]
+        return [at_y0, *([] if self.times is None else [at_times]), *of_given]
+
 
 def find_inputs(problem: Problem, plan: Plan) -> tuple[Inputs, KnownSlope]:
     """What to differentiate, and the slope at the start (where ``f`` shows what it uses, and what it leaves behind)."""
@@ -73,11 +89,13 @@ def find_inputs(problem: Problem, plan: Plan) -> tuple[Inputs, KnownSlope]:
     extra: list[Tensor] = []
     moving: list[nn.Module] = []
     if problem.t0 < plan.limits.end:
-        watched = Watched(problem.field)
+        objects = list(reachable(problem.field.f))
+        watched = Watched(objects, problem.layout.device)
         try:
             span = plan.limits.cut(problem.t0, math.inf)
             with watch(plan.steps_vary, taken_again=True):
-                slope, closed, extra = probe(problem.field, span, problem.y0, [leaves[i] for i in places])
+                args = [leaves[i] for i in places]
+                slope, closed, extra = probe(problem.field, span, problem.y0, args, requiring_grad(objects))
         except OutputError:  # the solve meets it again and reports it with its time
             problem.field.evaluations = 0
         else:

@@ -11,21 +11,21 @@ from torch import Tensor, nn
 
 from ..field import Field
 from ..randomness import RandomState, random_state_kept
-from .closure import reachable
 
 
 class Watched:
     """Remembers how things stand before an evaluation of ``f``, to see what it leaves behind.
 
     Args:
-        field: whose ``f`` is about to be evaluated.
+        objects: what ``f`` is made of.
+        device: of the state.
     """
 
-    def __init__(self, field: Field):
-        self.random = RandomState.now(field.layout.device)
+    def __init__(self, objects: Iterable[Any], device: torch.device):
+        self.random = RandomState.now(device)
         self.versions = [
             (module, {name: (b, b._version) for name, b in module._buffers.items() if b is not None})
-            for module in reachable(field.f)
+            for module in objects
             if isinstance(module, nn.Module) and module._buffers
         ]
 

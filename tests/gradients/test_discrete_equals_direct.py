@@ -12,11 +12,20 @@ from torch import Tensor, nn
 
 import torchivp
 from gradients.comparison import Loss, assert_agree, gradients, weighted
+from torchivp.gradients import replay
 from torchivp.methods import METHODS
 
 F64 = torch.float64
 # One of each kind: FSAL with a free interpolant, extra stages inside a step, end slope as extra stage, multistep.
 KINDS = ["tsit5", "dopri8", "rk4", "explicit_adams", "implicit_adams"]
+
+
+@pytest.fixture(autouse=True, params=["one graph", "three steps in a graph", "a graph for each step"])
+def steps_in_a_graph(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps share a graph up to a number of bytes; these are small, so all of them would."""
+    if request.param != "one graph":
+        monkeypatch.setattr(replay, "_GRAPH", 3 if request.param == "three steps in a graph" else 1)
+        monkeypatch.setattr(replay, "bytes_held", lambda outputs, known: 1)
 
 
 def settings(method: str, **kw: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .._types import Time
 from ..errors import GradientError
 from ..field import Field, Span
+from .graph import Edge, edge_of, graph, leaves, unseen
 
 _LIMIT = 100_000  # objects looked at; what lies beyond is still caught by ``check_all_seen``
 _MODULE_MACHINERY = frozenset(nn.Module().__dict__) - {"_parameters", "_buffers", "_modules"}
@@ -99,55 +100,6 @@ def _from_library(module: str | None) -> bool:
     return (module or "").partition(".")[0] in ("torch", "numpy", "builtins", "jaxtyping", "beartype")
 
 
-Edge = tuple[Any, int]
-"""A place in a graph: a node (TorchScript's are no ``autograd.graph.Node``) and the number of its output."""
-
-
-def graph(outputs: Iterable[Tensor], known: Iterable[Tensor] = ()) -> set[Edge]:
-    """The edges of the graph of ``outputs`` down to the ``known`` tensors (which are left out)."""
-    stop = {_edge(t) for t in known if t.grad_fn is not None}
-    edges: set[Edge] = set()
-    todo = [_edge(o) for o in outputs]
-    while todo:
-        edge = todo.pop()
-        if edge[0] is None or edge in edges or edge in stop:
-            continue
-        edges.add(edge)
-        todo.extend(edge[0].next_functions)
-    return edges
-
-
-def leaves(edges: Iterable[Edge]) -> list[Tensor]:
-    """The leaf tensors that require grad at the ends of a graph."""
-    return [node.variable for node, _ in edges if hasattr(node, "variable")]
-
-
-def unseen(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor]:
-    """The leaves requiring grad that one reaches from ``outputs`` without passing a ``known`` tensor."""
-    known = list(known)  # a walk of its own, by nodes: it is taken for every step
-    seen = {id(t) for t in known}
-    stop = {_edge(t) for t in known if t.grad_fn is not None}
-    nodes: set[Any] = set()
-    found: list[Tensor] = []
-    todo = [_edge(o) for o in outputs]
-    while todo:
-        edge = todo.pop()
-        node = edge[0]
-        if node is None or node in nodes or edge in stop:
-            continue
-        nodes.add(node)
-        following = node.next_functions
-        if following:
-            todo.extend(following)
-        elif hasattr(node, "variable") and id(node.variable) not in seen:
-            found.append(node.variable)
-    return found
-
-
-def _edge(x: Tensor) -> Any:
-    return x.grad_fn, x.output_nr
-
-
 @torch.enable_grad()
 def probe(
     field: Field, span: Span, y0: Tensor, args: list[Tensor], held: list[Tensor]
@@ -182,10 +134,10 @@ def probe(
 def _independent(found: list[Tensor], used: set[Edge]) -> list[Tensor]:
     """The tensors of ``found`` that the slope uses, if none is computed from another; otherwise leaves alone."""
     plain = [x for x in found if x.grad_fn is None]
-    computed = [x for x in found if x.grad_fn is not None and _edge(x) in used]
+    computed = [x for x in found if x.grad_fn is not None and edge_of(x) in used]
     behind = {id(x): graph([x]) for x in computed}
     below = {id(x): x for edges in behind.values() for x in leaves(edges)}
-    ends = {_edge(x) for x in computed}
+    ends = {edge_of(x) for x in computed}
     nested = any(len(ends & edges) > 1 for edges in behind.values())
     if nested or any(id(x) in below for x in plain):
         return list({**{id(x): x for x in plain}, **below}.values())

@@ -1,8 +1,8 @@
 """``gradient="discrete"``: the exact gradient of the computed solution, by taking the accepted steps again.
 
 The forward pass runs without autograd and keeps, for every accepted step, its start. The backward pass takes the steps
-again from last to first, each with its own small graph: the memory of one step's graph instead of all, and no graph of
-rejected steps or of the step-size control.
+again from last to first, one small graph at a time (of a single step, or of several small ones): the memory of that graph
+instead of all, and no graph of rejected steps or of the step-size control.
 """
 
 from __future__ import annotations

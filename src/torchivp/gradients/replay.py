@@ -1,4 +1,4 @@
-"""Taking the accepted steps again, from last to first, each with a small graph of its own.
+"""Taking the accepted steps again, from last to first, as many at once as have a small graph.
 
 What ``discrete`` and ``reversible`` share: they differ in how one comes by the start of a step.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -25,10 +26,12 @@ from ..transforms import forward_mode
 from .base import nothing_to_do
 from .closure import check_all_seen, check_still_held
 from .direct import Direct
+from .graph import bytes_held
 from .inputs import Inputs, find_inputs
 from .side_effects import no_side_effects
 
 Grads = Sequence[Tensor | None]
+_GRAPH = 2**23  # bytes up to which steps share a graph: few large graphs cost less than many small ones (docs/design/speed.md)
 Differentiable = Callable[["Replay"], Sequence[Tensor]]
 
 
@@ -114,7 +117,7 @@ class Replay:
 
     @without_autocast
     def backward(self, tensors: Sequence[Tensor], cotangents: Grads) -> Grads:
-        """Gradients of ``inputs.tensors`` from those of ``values``; last step first, one small graph at a time."""
+        """Gradients of ``inputs.tensors`` from those of ``values``; last steps first, one small graph at a time."""
         check_still_held(self.field.f, self.inputs.held)
         field = self.field.with_args(self.field.args)
         with no_side_effects(field, self.inputs.moving):
@@ -133,25 +136,48 @@ class Replay:
         adjoint = pending.pop()
         slope_adjoints: Grads = ()
         end, off = self.end, Off(self.end)
-        for entry, start in self.tape.rewind(Again(self.method, field)):
-            at_weights = pending.pop() if entry.piece is not None and self.with_weights else None
-            at_k = pending.pop() if entry.piece is not None else None
-            at_start = pending.pop() if entry.piece is not None else None
-            at_end = pending.pop() if entry.knot is not None else None
+        steps = self.tape.rewind(Again(self.method, field))
+        at_once = None
+        while group := list(islice(steps, at_once or 1)):  # steps that share a graph, last first
+            first, start = group[-1]
+            given: list[Tensor | None] = []
+            for entry, _ in group:
+                given = [*self._given(entry, pending), *given]
             y = start.y.detach().requires_grad_()
             past = [k.detach().requires_grad_() for _, k in start.history]
             with torch.enable_grad():
                 history = tuple((clock(t), k) for (t, _), k in zip(start.history, past))
-                step = take(self.method, field, clock, entry, y, history)
+                out, step = self._take([entry for entry, _ in reversed(group)], field, clock, y, history)
             off.add(step.y1.detach(), end, start.y)
             end = start.y
-            out = [step.y1, step.k, step.weights, *(k for _, k in step.history)]
-            given = [_sum(adjoint, at_end), at_k, at_weights, *slope_adjoints]
-            grads = _vjp(out, [y, *past, *wrt], given, entry.span.t)
-            adjoint, slope_adjoints = _sum(grads[0], at_start), grads[1 : 1 + len(past)]
+            out += [step.y1, *(k for _, k in step.history)]
+            given += [adjoint, *slope_adjoints]
+            at_once = at_once or max(1, _GRAPH // max(1, bytes_held(out, [y, *past, *wrt])))
+            grads = _vjp(out, [y, *past, *wrt], given, first.span.t)
+            adjoint, slope_adjoints = grads[0], grads[1 : 1 + len(past)]
             totals.add(grads[1 + len(past) :])
         check_same_numbers(off.largest(), self.tape.drift)
         return [adjoint, *totals.values]
+
+    def _take(
+        self, entries: list[TapeEntry], field: Field, clock: Clock, y: Tensor, history: History
+    ) -> tuple[list[Tensor], Step]:
+        """Take steps that follow each other: start, slopes, weights and end of each, and the last one."""
+        step = take(self.method, field, clock, entries[0], y, history)
+        out = [y, step.k, step.weights, step.y1]
+        for entry in entries[1:]:
+            y, history = step.y1, carried(step, entry)
+            step = take(self.method, field, clock, entry, y, history)
+            out += [y, step.k, step.weights, step.y1]
+        return out, step
+
+    def _given(self, entry: TapeEntry, pending: list[Tensor | None]) -> Grads:
+        """The cotangents of a step's start, slopes, weights and end, taken from the end of the ``pending`` ones."""
+        at_weights = pending.pop() if entry.piece is not None and self.with_weights else None
+        at_k = pending.pop() if entry.piece is not None else None
+        at_start = pending.pop() if entry.piece is not None else None
+        at_end = pending.pop() if entry.knot is not None else None
+        return at_start, at_k, at_weights, at_end
 
     @without_autocast
     def again(self, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -31,7 +31,9 @@ from .inputs import Inputs, find_inputs
 from .side_effects import no_side_effects
 
 Grads = Sequence[Tensor | None]
-_GRAPH = 2**23  # bytes up to which steps share a graph: few large graphs cost less than many small ones (docs/design/speed.md)
+_GRAPH = (
+    2**23
+)  # bytes up to which steps share a graph: few large graphs cost less than many small ones (docs/design/speed.md)
 Differentiable = Callable[["Replay"], Sequence[Tensor]]
 
 

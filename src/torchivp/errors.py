@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .solution import Solution
+from typing import Any
 
 
 class TorchIVPError(Exception):
@@ -39,6 +36,6 @@ class SolveError(TorchIVPError, RuntimeError):
         solution: everything that was computed before the failure (as ``throw=False`` would have returned).
     """
 
-    def __init__(self, message: str, solution: Solution | None = None):
+    def __init__(self, message: str, solution: Any = None):
         super().__init__(message)
         self.solution = solution

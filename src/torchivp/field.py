@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,39 +11,17 @@ from ._types import PyTree, Rows, Time, VectorField
 from .autocast import autocast_dtypes, current_autocast
 from .errors import OutputError
 from .randomness import RandomState
+from .span import Span, spread
 from .state import Layout, flatten
 
 
-class Span(NamedTuple):
-    """The interval of one step.
-
-    Attributes:
-        t: start.
-        t1: end; floats, or 0-d float64 tensors where times carry gradients.
-        last: the latest time at which ``f`` may be asked in this step (before a jump, or the last representable
-            time of the state's dtype that is not past the end); None where ``t1`` itself is fine.
-        first: the earliest such time (just after a jump); None where ``t`` itself is fine.
-        size: ``t1 - t`` as a float, also where the times are tensors.
-    """
-
-    t: Time
-    t1: Time
-    last: float | None = None
-    first: float | None = None
-    size: float = math.nan
-
-    @property
-    def dt(self) -> Time:
-        return self.t1 - self.t
-
-
 class Field:
-    """``field(t, y): [1, D] -> [1, D]`` around the user's ``f(t, y)`` or ``f(t, y, args)``.
+    """``field(t, y): [1, D] -> [1, D]`` (of all rows, ``[1, B * D]``) around the user's ``f(t, y)`` or ``f(t, y, args)``.
 
     Args:
-        f: the user's callable; gets ``t`` as a 0-d tensor in the state's real dtype.
+        f: the user's callable; gets ``t`` in the state's real dtype: a 0-d tensor, or one time for each row.
         layout: how the state lies in a row.
-        direction: -1 where the user's time decreases; inside, time always increases.
+        direction: -1 where the user's time decreases (a tensor ``[B]`` where rows differ); inside, time always increases.
         args: third argument of ``f``; an empty tuple means that ``f`` takes two.
         broadcast: accept any output that broadcasts to the state's shape and cast it (the drop-in's way).
 
@@ -58,13 +34,14 @@ class Field:
         self,
         f: VectorField,
         layout: Layout,
-        direction: int = 1,
+        direction: int | Tensor = 1,
         args: tuple[PyTree, ...] = (),
         broadcast: bool = False,
     ):
         self.f = f
         self.layout = layout
         self.direction = direction
+        self.turn = turned(direction, layout)
         self.args = args
         self.broadcast = broadcast
         self.autocast = current_autocast(layout.device)
@@ -90,7 +67,7 @@ class Field:
         else:
             with self.autocast():
                 slope = self._ravel(self.f(t, self.layout.unravel(y), *self.args))
-        return -slope if self.direction < 0 else slope
+        return slope if self.turn is None else slope * self.turn
 
     def times(self, span: Span, from_end: Tensor) -> tuple[Tensor, ...]:
         """Stage times ``t1 + (c - 1) * dt`` as the user sees them.
@@ -101,24 +78,20 @@ class Field:
             span: the step's interval.
             from_end: ``c - 1`` of the stages, float64 ``[s]``, on the state's device.
         """
-        times = from_end * span.dt + span.t1
-        if span.last is not None or span.first is not None:
-            limited = times.detach().clamp(min=span.first, max=span.last)
-            times = times + (limited - times.detach()) if isinstance(span.dt, Tensor) else limited
-        return (times * self.direction if self.direction < 0 else times).to(self.layout.real_dtype).unbind(0)
+        times = span.times(from_end)
+        times = times if self.turn is None else times * self.direction
+        return times.to(self.layout.real_dtype).view(-1, *self.layout.batch).unbind(0)
 
     def start_slope(self, span: Span, y: Rows) -> Rows:
         """The slope at the start of a step (just after it, where ``f`` jumps)."""
-        t = span.t
-        if span.first is not None:
-            t = t + (span.first - t.detach()) if isinstance(t, Tensor) else span.first
-        return self(self.time(t), y).clone()  # kept over later calls: f may return one buffer every time
+        return self(self.time(span.start()), y).clone()  # kept over later calls: f may return one buffer every time
 
     def time(self, t: Time) -> Tensor:
-        """One time as the user sees it."""
+        """One time (of each row) as the user sees it."""
         if not isinstance(t, Tensor):
             return torch.full((), t * self.direction, dtype=self.layout.real_dtype, device=self.layout.device)
-        return (t * self.direction).to(dtype=self.layout.real_dtype, device=self.layout.device)
+        t = (t * self.direction).to(dtype=self.layout.real_dtype, device=self.layout.device)
+        return t.view(self.layout.batch)
 
     def _ravel(self, slope: PyTree) -> Rows:
         layout = self.layout
@@ -174,6 +147,14 @@ class Field:
                 )
             slope = slope.to(dtype)
         return slope
+
+
+def turned(direction: int | Tensor, layout: Layout) -> Tensor | int | None:
+    """The sign of every slope; None where no row goes backwards."""
+    if isinstance(direction, Tensor):
+        row = torch.empty(1, layout.size, dtype=layout.dtype, device=layout.device)
+        return spread(direction, row) if bool((direction < 0).any()) else None
+    return -1 if direction < 0 else None
 
 
 def _broadcasts(small: torch.Size, large: torch.Size) -> bool:

@@ -12,12 +12,12 @@ from torch import Tensor
 from ._types import Rows
 from .controllers import Verdict, initial_step
 from .controllers.base import Memory
-from .field import Span
 from .methods.base import History, Step
 from .plan import Plan
 from .problem import Problem
 from .randomness import Draws, RandomState
 from .solution import Status
+from .span import Span
 from .transforms import as_float, worst
 
 

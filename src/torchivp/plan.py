@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ._types import Rows
-from .controllers import PID, Controller, FixedSteps, Limits
+from .controllers import PID, Controller, FixedSteps
 from .errors import InputError
 from .methods.base import Method
 
 if TYPE_CHECKING:
     from .events import Event
-    from .saving import Save
 
 
 @runtime_checkable
@@ -30,8 +29,9 @@ class Plan:
     """What a solve is made of.
 
     Attributes:
-        method, controller, limits: the step, its size, and where it must end.
-        save, dense, events: what to keep.
+        method, controller: the step, and its size.
+        limits: where it must end (``controllers.Limits``, or ``RowLimits`` of many rows).
+        save: what to keep (``saving.Save``, or ``RowSave``); with ``dense`` and ``events``.
         max_steps: attempted steps; per output interval where ``max_steps_per_output``.
         dt: the user's first step, or None.
         on_step: called after each accepted step with the user's time and state; True stops.
@@ -39,22 +39,24 @@ class Plan:
         interruptible: Ctrl-C ends the solve instead of raising.
         check_finite: fixed steps look for nan and inf (adaptive ones always do).
         watch: sees every attempt.
+        run: runs the loop: ``run(problem, plan, new_tape=..., known=...)`` (see ``runners``).
     """
 
     method: Method
     controller: Controller
-    limits: Limits
-    save: Save
+    limits: Any
+    save: Any
     dense: bool = False
     events: tuple[Event, ...] = ()
     max_steps: int = 100_000
     max_steps_per_output: bool = False
     dt: float | None = None
-    on_step: Callable[[float, Any], object] | None = None
+    on_step: Callable[[Any, Any], object] | None = None
     progress: bool = False
     interruptible: bool = False
     check_finite: bool = True
     watch: Watch | None = None
+    run: Callable[..., Any] = field(kw_only=True)
 
     @property
     def steps_vary(self) -> bool:

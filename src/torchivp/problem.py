@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from ._types import PyTree, Rows, Time, VectorField
 from .errors import InputError, InputTypeError
-from .field import Field, Span, time_dtype
+from .field import Field, time_dtype
 from .solution import Resume
+from .span import OneSpan, Span
 from .state import Layout, as_state, from_numpy
 from .tolerance import Norm, Tolerance, rms_norm
 from .transforms import as_float, batched, recorded
@@ -32,9 +34,20 @@ class Clock:
 
     def __init__(self, times: Tensor | None, moves_with_start: bool = True):
         self.times = times
+        self.moves_with_start = moves_with_start
         if times is not None:
             self.exact = dict(zip(times.detach().tolist(), times.unbind(0)))
             self.shift = times[0] - times[0].detach() if moves_with_start else torch.zeros_like(times[0])
+
+    def with_times(self, times: Tensor | None) -> Clock:
+        """The same clock with the gradients of other tensors, or without."""
+        return Clock(times, self.moves_with_start)
+
+    def timed(self, span: OneSpan) -> OneSpan:
+        """The span with times that carry gradients, where they are wanted."""
+        if self.times is None:
+            return span
+        return span._replace(t=self(span.t), t1=self(span.t1))
 
     def __call__(self, t: float) -> Time:
         if self.times is None:
@@ -73,9 +86,11 @@ class Problem:
 
     def timed(self, span: Span) -> Span:
         """The span with times that carry gradients, where they are wanted."""
-        if self.clock.times is None:
-            return span
-        return span._replace(t=self.clock(span.t), t1=self.clock(span.t1))
+        return self.clock.timed(span)
+
+    def frozen(self) -> Problem:
+        """The same problem without gradients of its start and times."""
+        return replace(self, y0=self.y0.detach(), clock=self.clock.with_times(None))
 
 
 def make_problem(
@@ -146,6 +161,20 @@ def as_times(t: Any, device: torch.device) -> Tensor:
             f"times at which you want the solution, as a 1-D tensor."
         )
     return t.to(device=device, dtype=time_dtype(device))
+
+
+def listed(times: Any, name: str) -> list[float]:
+    """The numbers in ``times``, an argument of this name."""
+    if isinstance(times, Tensor):
+        times = times.detach().cpu()
+    try:
+        if times is None:
+            raise TypeError
+        return np.asarray(times, dtype=float).reshape(-1).tolist()
+    except (TypeError, ValueError):
+        raise InputTypeError(
+            f"{name} is {reprlib.repr(times)}, which does not read as times. Give a number, a sequence of numbers, or a tensor."
+        ) from None
 
 
 def _stack(t: Sequence[Any]) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -81,17 +81,24 @@ class EndOnly:
         return [], False
 
 
-def choose(save: str | Callable[..., PyTree], t: list[float]) -> tuple[Save, Callable[..., PyTree] | None]:
-    """The ``save=`` of the front door: who chooses the outputs, and the function they go through."""
-    if callable(save):
-        return GivenTimes(t), save
+def choose(save: str | Callable[..., PyTree], t: list[float]) -> Save:
+    """Who chooses the outputs that the front door's ``save=`` asks for."""
     table: dict[str, Callable[[], Save]] = {"t": lambda: GivenTimes(t), "steps": EveryStep, "end": EndOnly}
-    if not isinstance(save, str) or save not in table:
+    return chosen(save, table)
+
+
+T = TypeVar("T")
+
+
+def chosen(save: str | Callable[..., PyTree], table: Mapping[str, Callable[[], T]]) -> T:
+    """An entry of the table; a function is applied to the outputs at the given times, afterwards."""
+    name = "t" if callable(save) else save
+    if not isinstance(name, str) or name not in table:
         raise InputError(
             f"save={save!r} is not known. Write 't' (the given times), 'steps' (every step), 'end' (the last state), or a "
             f"function save(t, y) of the time and the state."
         )
-    return table[save](), None
+    return table[name]()
 
 
 def read(trajectory: Trajectory, end_too: bool = False) -> tuple[Tensor, Tensor]:

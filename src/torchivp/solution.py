@@ -45,15 +45,15 @@ class Stats:
 
     Attributes:
         nfe: evaluations of ``f`` in the forward pass.
-        attempted, accepted, rejected: steps.
+        attempted, accepted, rejected: steps (of each row of a batch: tensors ``[B]``).
         replayed: evaluations of ``f`` while a backward pass replayed the steps or solved the adjoint (counted apart).
         backward_attempted: attempted steps of the continuous adjoint's solve.
     """
 
     nfe: int = 0
-    attempted: int = 0
-    accepted: int = 0
-    rejected: int = 0
+    attempted: Any = 0
+    accepted: Any = 0
+    rejected: Any = 0
     replayed: int = 0
     backward_attempted: int = 0
 

@@ -6,34 +6,39 @@ import numbers
 import reprlib
 from collections.abc import Callable
 from types import NoneType
-from typing import Any
+from typing import Any, Literal, overload
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from . import events as event_module
-from . import saving
+from . import single
 from ._types import PyTree, VectorField
-from .controllers import Controller, Limits
-from .errors import InputError, InputTypeError
-from .failures import message
+from .controllers import Controller
+from .errors import InputTypeError
+from .events import as_events
 from .gradients import GRADIENTS, Gradient
-from .interpolation import DenseSolution, fit
-from .loop import LoopState
 from .methods import Method
 from .methods.table import choose_method
-from .names import choose, named
-from .plan import Plan, choose_controller
+from .names import choose
+from .per_sample import solve as per_sample
+from .per_sample.solution import BatchSolution
+from .plan import Plan
 from .precision import warn_of_rounding
-from .problem import Problem, as_times, make_problem
-from .runners import RUNNERS
-from .runners.eager import Run, not_started
-from .solution import Resume, Solution, Status
-from .trajectory import Trajectory
+from .problem import Problem
+from .runners.eager import Run
+from .solution import Solution, Status
 
 
+@overload
 def solve(
+    f: VectorField, y0: PyTree, t: Any, args: PyTree = None, *, batch_dims: Literal[0] = 0, **settings: Any
+) -> Solution: ...
+
+
+@overload
+def solve(
+    f: VectorField, y0: PyTree, t: Any, args: PyTree = None, *, batch_dims: int, **settings: Any
+) -> BatchSolution: ...
+
+
+def solve(  # type: ignore[misc]  # the overloads pass all settings on
     f: VectorField,
     y0: PyTree,
     t: Any,
@@ -56,7 +61,9 @@ def solve(
     on_step: Callable[[float, PyTree], object] | None = None,
     throw: bool = True,
     start: Solution | None = None,
-) -> Solution:
+    batch_dims: int = 0,
+    couple: bool = False,
+) -> Any:
     """Solve dy/dt = f(t, y), y(t[0]) = y0.
 
     Args:
@@ -87,11 +94,14 @@ def solve(
         on_step: called with the time and the state after every accepted step; a true return value stops the solve.
         throw: raise SolveError if the solve fails; otherwise return what was computed, marked by its status. With
             ``throw=False``, Ctrl-C returns the part done.
+        batch_dims: so many leading axes of ``y0`` count rows that are solved each with its own steps, error control, times,
+            events and fate (0: one state). ``f`` still gets all of them, ``f(t: [B], y: [B, ...])``, and ``t`` may be ``[B, T]``.
+        couple: let all rows take the same steps, as small as the row needs that is hardest then.
         start: a solution to go on from: with its last state, its step size and its past (a multistep method uses the
             slopes of its past, a reversible one its second state: ``f`` must be the same).
 
     Returns:
-        Solution: ``.t``, ``.y`` with a leading time axis, ``.status``, ``.stats``, ...
+        Solution: ``.t``, ``.y`` with a leading time axis, ``.status``, ``.stats``, ...; with ``batch_dims`` a BatchSolution.
 
     Raises:
         InputError, InputTypeError: for arguments that make no sense (before anything is computed).
@@ -102,36 +112,42 @@ def solve(
         >>> sol = torchivp.solve(lambda t, y: -y, torch.ones(3), (0.0, 1.0))
         >>> sol.y[-1]
     """
-    check_types(controller=controller, dt=dt, max_steps=max_steps, on_step=on_step, start=start)
+    check_types(controller=controller, dt=dt, max_steps=max_steps, on_step=on_step, start=start, batch_dims=batch_dims)
     chosen = choose_method(method)
-    problem = pose(f, y0, t, args, rtol, atol, start, chosen.carries)
-    save_as, through = saving.choose(save, problem.t)
-    plan = make_plan(
+    kind: Any = per_sample if batch_dims else single
+    problem = kind.pose(
+        f, y0, t, args, rtol=rtol, atol=atol, start=start, carries=chosen.carries, batch_dims=batch_dims, couple=couple
+    )
+    plan = kind.make_plan(
         problem,
         method=chosen,
         controller=controller,
         dt=None if dt is None else float(dt),
         stop_times=stop_times,
         jump_times=jump_times,
-        save=save_as,
+        save=save,
         dense=dense,
-        events=event_module.as_events(events, problem),
+        events=as_events(events, problem),
         max_steps=max_steps,
         on_step=on_step,
         progress=progress,
         interruptible=not throw,
+        runner=runner,
     )
     warn_of_rounding(problem, plan, rtol, atol)
-    differentiate = choose("gradient", gradient, Gradient, GRADIENTS)
-    named("runner", runner, RUNNERS)
-    try:
-        out = differentiate.integrate(problem, plan)
-    except KeyboardInterrupt:  # before the first step
-        if throw:
-            raise
-        out = not_started(problem, plan, Status.INTERRUPTED)
-    solution = gather(problem, plan, out, through)
+    out = integrate(choose("gradient", gradient, Gradient, GRADIENTS), problem, plan, kind)
+    solution = kind.gather(problem, plan, out, save if callable(save) else None)
     return solution.raise_for_status() if throw else solution
+
+
+def integrate(gradient: Gradient, problem: Problem, plan: Plan, kind: Any) -> Run:
+    """Run the loop, with a gradient on what comes out."""
+    try:
+        return gradient.integrate(problem, plan)
+    except KeyboardInterrupt:  # before the first step
+        if not plan.interruptible:
+            raise
+        return kind.not_started(problem, plan, Status.INTERRUPTED)
 
 
 _WANTED: dict[str, tuple[Any, str, str]] = {
@@ -139,6 +155,7 @@ _WANTED: dict[str, tuple[Any, str, str]] = {
     "dt": ((numbers.Real, NoneType), "is no step size", "a number, in the units of t"),
     "max_steps": (numbers.Integral, "does not count", "a whole number"),
     "on_step": ((Callable, NoneType), "cannot be called", "a function on_step(t, y)"),
+    "batch_dims": (numbers.Integral, "does not count axes", "0, 1, 2, ..."),
     "start": ((Solution, NoneType), "is no solution to go on from", "what `solve` returned"),
 }
 
@@ -150,129 +167,3 @@ def check_types(**arguments: object) -> None:
         if not isinstance(value, kind):
             got = f"{name} is a {type(value).__name__} ({reprlib.repr(value)})"
             raise InputTypeError(f"{got}, which {problem}. Give {instead}.")
-
-
-def pose(
-    f: VectorField, y0: PyTree, t: Any, args: PyTree, rtol: PyTree, atol: PyTree, start: Solution | None, carries: str
-) -> Problem:
-    """The problem, or the rest of one that was solved in part (with its history, if the method carries the same)."""
-    if start is None:
-        return make_problem(f, y0, t, args, rtol=rtol, atol=atol)
-    if y0 is not None:
-        raise InputError(
-            "start= continues a solution from its own last state. Write `solve(f, None, t, start=solution)`."
-        )
-    resume = start.resume.seen_by(carries)
-    now = resume.t * resume.direction
-    times = as_times(t, start.layout.device)
-    if isinstance(t, int | float) or getattr(t, "ndim", 1) == 0 or len(times) == 1:
-        times = torch.cat([times.new_tensor([now]), times[-1:]]) if float(times[-1].detach()) != now else times[-1:]
-    check_goes_on(times.detach().tolist(), now, resume.direction)
-    return make_problem(f, start.layout.unravel(resume.y), times, args, rtol=rtol, atol=atol, resume=resume)
-
-
-def check_goes_on(times: list[float], now: float, direction: int) -> None:
-    """A continued solve goes the way it went, from where it stopped."""
-    turns = len(times) > 1 and (times[1] - times[0]) * direction < 0
-    if turns or any(direction * x < direction * now for x in times):
-        way = "forwards" if direction > 0 else "backwards"
-        raise InputError(
-            f"The solution given as start= ran {way} to t={now:g}, and t asks for {times[0]:g} to {times[-1]:g}, which is "
-            f"behind it. Give times from {now:g} on; to go back, solve from `solution.y[-1]` instead."
-        )
-
-
-def make_plan(
-    problem: Problem,
-    *,
-    method: Method,
-    controller: Controller | None,
-    dt: float | None,
-    stop_times: Any,
-    jump_times: Any,
-    **rest: Any,
-) -> Plan:
-    """Everything a solve is made of, checked to fit together."""
-    chosen = choose_controller(method, controller, dt)
-    if dt is not None and not 0 < dt < float("inf"):
-        raise InputError(f"dt={dt} is no step size. Give a positive number in the units of t; the direction follows t.")
-    if rest["max_steps"] < 1:
-        raise InputError(f"max_steps={rest['max_steps']} allows no step at all. Give a positive number.")
-    times = [problem.t0, *(t for t in problem.t if t > problem.t0)]
-    limits = Limits(
-        end=times[-1],
-        stops=_inside(stop_times, "stop_times", problem),
-        jumps=_inside(jump_times, "jump_times", problem),
-        dtype=problem.layout.real_dtype,
-        grid=chosen.grid(times),
-        start=problem.t0,
-    )
-    return Plan(method=method, controller=chosen, limits=limits, dt=dt, **rest)
-
-
-def _inside(times: Any, name: str, problem: Problem) -> list[float]:
-    """Stop or jump times as the loop counts them; those outside the interval do no harm."""
-    times = [x * problem.direction for x in _listed(times, name)]
-    if any(x != x for x in times):
-        raise InputError(f"{name} holds nan. Give finite times, in the units of t.")
-    return [x for x in times if x >= problem.t0]
-
-
-def _listed(times: Any, name: str) -> list[float]:
-    if isinstance(times, Tensor):
-        times = times.detach().cpu()
-    try:
-        if times is None:
-            raise TypeError
-        return np.asarray(times, dtype=float).reshape(-1).tolist()
-    except (TypeError, ValueError):
-        raise InputTypeError(
-            f"{name} is {reprlib.repr(times)}, which does not read as times. Give a number, a sequence of numbers, or a tensor."
-        ) from None
-
-
-def gather(problem: Problem, plan: Plan, out: Run, through: Callable[..., PyTree] | None) -> Solution:
-    """The solution from what the loop left: outputs, events, dense output, counters, and where to go on."""
-    state, trajectory, layout = out.state, out.trajectory, problem.layout
-    t_events = y_events = None
-    if plan.events:
-        t_events, y_events = event_module.read(trajectory, event_module.Detector(plan.events, problem))
-    ended_at_event = state.status is Status.EVENT
-    times, states = saving.read(trajectory, end_too=plan.save.end_too and not ended_at_event)
-    if ended_at_event and t_events is not None and y_events is not None:
-        number = trajectory.events[-1].event
-        times, states = torch.cat([times, t_events[number][-1:]]), torch.cat([states, y_events[number][-1:]])
-    times = times * problem.direction
-    return Solution(
-        t=times,
-        y=layout.unravel(states, lead=(len(times),))
-        if through is None
-        else saving.apply(through, times, states, layout),
-        status=state.status,
-        message=message(problem, plan, state, trajectory.end_time),
-        t_events=None if t_events is None else [t * problem.direction for t in t_events],
-        y_events=None if y_events is None else [layout.unravel(y, lead=(len(y),)) for y in y_events],
-        dense=_dense(problem, trajectory) if plan.dense else None,
-        resume=resume_at_event(problem, state, times, states)
-        if ended_at_event
-        else resume_point(problem, plan, state, out.recorded),
-        layout=layout,
-        counters=out.counters,
-    )
-
-
-def resume_at_event(problem: Problem, state: LoopState, times: Tensor, states: Tensor) -> Resume:
-    """Where ``start=`` goes on after the event that ended the solve: afresh."""
-    t = float(times[-1].detach()) * problem.direction
-    return Resume(t, states[-1:], state.dt, (), (), problem.direction)
-
-
-def resume_point(problem: Problem, plan: Plan, state: LoopState, recorded: bool) -> Resume:
-    """Where ``start=`` goes on: after the last step."""
-    past = state.history[1:] if state.ready else state.history
-    return Resume(state.t, state.y, state.dt, past, state.memory, problem.direction, recorded, plan.method.carries)
-
-
-def _dense(problem: Problem, trajectory: Trajectory) -> DenseSolution:
-    steps = fit(trajectory.pieces) if trajectory.pieces else None
-    return DenseSolution(steps, problem.y0, (problem.t0, trajectory.end_time), problem.direction)

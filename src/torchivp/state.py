@@ -1,8 +1,12 @@
-"""The user's state, whatever its shape or structure, as one row ``[1, D]`` and back."""
+"""The user's state, whatever its shape or structure, as one row ``[1, D]`` and back.
+
+A batch of B states that are solved row by row is such a row too, ``[1, B * D]``: one state behind the other.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -131,21 +135,27 @@ class Layout:
 
     Args:
         example: a state (a pytree of tensors) of the structure, shapes and dtypes to remember.
+        batch_dims: so many leading axes count the rows of a batch.
 
     Attributes:
+        batch: shape of the batch axes; ``rows``: how many states they hold; ``width``: numbers in each.
         dtype: of the row: what the state's dtypes promote to, float32 for half precision.
         real_dtype: the real dtype the user sees, for times.
     """
 
-    def __init__(self, example: PyTree):
+    def __init__(self, example: PyTree, batch_dims: int = 0):
         leaves, self.spec = flatten(example)
         if not leaves:
             raise InputError("y0 holds no tensor at all. Give a tensor, or a pytree with at least one tensor in it.")
         self.is_tensor = isinstance(example, Tensor)
         self.shapes = [x.shape for x in leaves]
+        self.batch = batch_shape(leaves, batch_dims, self.spec)
+        self.rows = math.prod(self.batch)
         self.dtypes = [x.dtype for x in leaves]
         self.sizes = [x.numel() for x in leaves]
         self.size = sum(self.sizes)
+        self.widths = [math.prod(shape[batch_dims:]) for shape in self.shapes]
+        self.width = sum(self.widths)
         self.device = leaves[0].device
         elsewhere = [str(x.device) for x in leaves if x.device != self.device]
         if elsewhere:
@@ -168,14 +178,15 @@ class Layout:
             torch.zeros((), dtype=dtype, device=self.device).expand(shape)
             for dtype, shape in zip(self.dtypes, self.shapes)
         ]
-        return Layout, (unflatten(self.spec, leaves),)
+        return Layout, (unflatten(self.spec, leaves), len(self.batch))
 
     def ravel(self, state: PyTree) -> Rows:
         """``[1, D]`` from a state of this layout."""
         if self.is_tensor:
             return state.reshape(1, self.size).to(self.dtype)
         leaves = flatten(state)[0]
-        return torch.cat([x.reshape(-1).to(self.dtype) for x in leaves]).view(1, self.size)
+        parts = [x.reshape(self.rows, width).to(self.dtype) for x, width in zip(leaves, self.widths)]
+        return torch.cat(parts, dim=1).view(1, self.size)
 
     def unravel(self, row: Tensor, *, lead: tuple[int, ...] = ()) -> PyTree:
         """The state in a row ``[1, D]``; or in rows ``[*lead, D]``, its leaves with ``lead`` before their own shape."""
@@ -183,7 +194,7 @@ class Layout:
             return row
         if self.is_tensor:
             return _cast(row.view((*lead, *self.shape)), self.dtypes[0])
-        pieces = row.view((*lead, self.size)).split(self.sizes, dim=-1)
+        pieces = row.view((*lead, self.rows, self.width)).split(self.widths, dim=-1)
         leaves = [
             _cast(piece, dtype).reshape((*lead, *shape))
             for piece, shape, dtype in zip(pieces, self.shapes, self.dtypes)
@@ -193,9 +204,8 @@ class Layout:
     def broadcast(self, tree: PyTree, name: str, dtype: torch.dtype) -> Tensor:
         """A tolerance ``[1, D]`` from one number or tensor for all parts of the state, or from a tree like it."""
         parts = self._parts_for(tree, name)
-        return torch.cat([self._tolerance(x, shape, name, dtype) for x, shape in zip(parts, self.shapes)]).view(
-            1, self.size
-        )
+        numbers = [self._tolerance(x, shape, name, dtype) for x, shape in zip(parts, self.shapes)]
+        return torch.cat([x.view(self.rows, width) for x, width in zip(numbers, self.widths)], dim=1).view(1, self.size)
 
     def _parts_for(self, tree: PyTree, name: str) -> list[Any]:
         n = len(self.shapes)
@@ -237,7 +247,15 @@ class Layout:
     def map(self, f: Callable[[Tensor], Tensor]) -> Layout:
         """The layout of states whose tensors went through ``f`` (another device or dtype)."""
         row = torch.zeros(1, self.size, dtype=self.dtype, device=self.device)
-        return Layout(unflatten(self.spec, [f(x) for x in flatten(self.unravel(row))[0]]))
+        return Layout(unflatten(self.spec, [f(x) for x in flatten(self.unravel(row))[0]]), len(self.batch))
+
+    def of_a_row(self) -> Layout:
+        """The layout of the state of a single row."""
+        leaves = [
+            torch.zeros((), dtype=dtype, device=self.device).expand(shape[len(self.batch) :])
+            for dtype, shape in zip(self.dtypes, self.shapes)
+        ]
+        return Layout(unflatten(self.spec, leaves))
 
     def name(self, i: int) -> str:
         """How one indexes the i-th tensor of the state."""
@@ -248,11 +266,25 @@ class Layout:
         mask = worst(mask)
         total = int(mask.sum())
         found: list[str] = []
-        for i, (part, shape) in enumerate(zip(mask.view(-1).split(self.sizes), self.shapes)):
-            for index in part.view(shape).nonzero().tolist()[: limit - len(found)]:
+        parts = mask.view(self.rows, self.width).split(self.widths, dim=1)
+        for i, (part, shape) in enumerate(zip(parts, self.shapes)):
+            for index in part.reshape(shape).nonzero().tolist()[: limit - len(found)]:
                 found.append(f"{state}{self.name(i)}" + (f"{index}" if index else ""))
         more = f" and {total - len(found)} more" if total > len(found) else ""
         return f"{', '.join(found)}{more} ({total} of {self.size} entries)"
+
+
+def batch_shape(leaves: list[Tensor], batch_dims: int, spec: optree.PyTreeSpec) -> torch.Size:
+    """The leading axes that all tensors of a batch of states share."""
+    first = leaves[0].shape[:batch_dims]
+    for x, path in zip(leaves, optree.treespec_paths(spec)):
+        if x.dim() < batch_dims or x.shape[:batch_dims] != first:
+            raise InputError(
+                f"batch_dims={batch_dims} says that the first {batch_dims} axes of every tensor of y0 count the rows, but "
+                f"y0{_path(path)} has shape {tuple(x.shape)} beside a batch of {tuple(first)}. Give every tensor the same "
+                f"leading axes, or another batch_dims."
+            )
+    return first
 
 
 def _least(x: Tensor) -> Tensor:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from ._types import Rows, Slopes, Time
-from .field import Span
 from .methods.base import History, Step
 from .randomness import Draws
+from .span import Span
 
 
 class Piece(NamedTuple):
@@ -72,6 +72,14 @@ class Trajectory:
     outputs: list[Knot | Inside] = field(default_factory=list)
     events: list[Found] = field(default_factory=list)
     held: int = 0
+
+    def starts(self, t0: float) -> int:
+        """How many of the first knots are the start."""
+        return sum(isinstance(o, Knot) and o.t == t0 for o in self.outputs)
+
+    def with_times(self, clock: Callable[[float], Time]) -> None:
+        """Give the outputs' times their gradients."""
+        self.outputs = [o._replace(t=clock(o.t)) for o in self.outputs]
 
     def add_knot(self, t: Time, y: Rows) -> int:
         """A state at a step point that is an output."""

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 import torchivp
 from gradients.comparison import gradients, weighted
 from torchivp import gradients as ways
-from torchivp.field import Span
 from torchivp.gradients import checkpoints
 from torchivp.methods import METHODS, Step
 from torchivp.randomness import Draws
+from torchivp.span import OneSpan
 from torchivp.trajectory import Start, TapeEntry
 
 F64 = torch.float64
@@ -103,7 +103,7 @@ def test_the_binomial_schedule(steps: int, slots: int) -> None:
     """Every step once, last first, never more starts in memory than allowed, and not many more evaluations than the best
     schedule with as many slots makes (the number of steps is not known while they are placed)."""
     tape = checkpoints.at_most(slots)
-    span = Span(0.0, 1.0)
+    span = OneSpan(0.0, 1.0)
     entry = TapeEntry(span, False, 0, False, Draws(), None, None)
     alive: weakref.WeakSet = weakref.WeakSet()
 

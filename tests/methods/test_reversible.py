@@ -11,8 +11,9 @@ from torch import Tensor
 import torchivp
 from gradients.comparison import assert_agree, weighted
 from torchivp import InputError, Solution, solve
-from torchivp.field import Field, Span
+from torchivp.field import Field
 from torchivp.methods import ALF, METHODS, Dopri5, ExplicitRungeKutta, History, Method, Reversible, ReversibleHeun
+from torchivp.span import OneSpan, Span
 from torchivp.state import Layout
 
 F64 = torch.float64
@@ -43,7 +44,7 @@ def spans(n: int, t0: float = 0.2) -> list[Span]:
     times = [t0]
     for i in range(n):
         times.append(times[-1] + 0.01 * (1 + i % 3 / 2.7))
-    return [Span(a, b, size=b - a) for a, b in zip(times, times[1:])]
+    return [OneSpan(a, b, size=b - a) for a, b in zip(times, times[1:])]
 
 
 def field_of(f: Any, y0: Tensor, direction: int = 1) -> Field:
@@ -102,7 +103,7 @@ def test_reverse_along_adaptive_steps(method: Method) -> None:
     """The mesh of an adaptive solve, its last step cut at the end."""
     sol = solve(f, Y0, (0.0, 7.3), save="steps", **size(method, 1e-5))
     times = sol.t.tolist()
-    steps = [Span(a, b, size=b - a) for a, b in zip(times, times[1:])]
+    steps = [OneSpan(a, b, size=b - a) for a, b in zip(times, times[1:])]
     field = field_of(f, Y0)
     path = forth(method, field, Y0.view(1, -1), steps)
     assert torch.equal(torch.cat([y for y, _ in path]), sol.y)
@@ -121,7 +122,7 @@ def test_steps_back_ask_inside_the_interval(method: Method) -> None:
         return f(t, y)
 
     field = field_of(watched, Y0)
-    for span in (*spans(30, 0.1), *spans(30, 1000.1), Span(0.3, 0.6, 0.55, 0.35, 0.3)):
+    for span in (*spans(30, 0.1), *spans(30, 1000.1), OneSpan(0.3, 0.6, 0.55, 0.35, 0.3)):
         asked.clear()
         (_, end) = forth(method, field, Y0.view(1, -1), [span])
         forwards = len(asked)
@@ -323,4 +324,4 @@ def test_who_is_reversible() -> None:
     assert {name for name, cls in METHODS.items() if cls.reversible} == {"reversible_heun", "alf"}
     assert all(m.reversible for m in ALL.values())
     with pytest.raises(InputError, match=r"Dopri5\(\) was asked.*keeps nothing.*Take a reversible method"):
-        Dopri5().reverse(field_of(f, Y0), Span(0.0, 1.0, size=1.0), Y0.view(1, -1), ())
+        Dopri5().reverse(field_of(f, Y0), OneSpan(0.0, 1.0, size=1.0), Y0.view(1, -1), ())

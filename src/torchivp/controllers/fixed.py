@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .base import Controller, Memory, Verdict
+from .base import Controller, Memory, RowMemory, RowVerdict, Verdict
 
 _EPS32 = float(np.finfo(np.float32).eps)
 
@@ -49,6 +50,9 @@ class FixedSteps(Controller):
 
     def judge(self, ratio: float, dt: float, memory: Memory, error_order: int) -> Verdict:
         return Verdict(True, dt, memory)
+
+    def judge_rows(self, ratio: Tensor, dt: Tensor, memory: RowMemory, error_order: int) -> RowVerdict:
+        return RowVerdict(torch.ones_like(dt, dtype=torch.bool), dt, memory)
 
     def first_step(self, end: float) -> float:
         """Steps of a grid run from one of its times to the next; without an end there is no grid."""

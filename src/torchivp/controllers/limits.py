@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from ..field import Span
+from ..span import OneSpan, Span
 
 _STRETCH = 1 + 1e-8  # a step that ends this close before a limit goes all the way: no crumbs
 
@@ -51,11 +51,14 @@ class Limits:
         """The span of a step of size ``dt`` from ``t``, or of the shorter one to the next limit."""
         stop = self.stops[bisect_right(self.stops, t)]
         t1 = stop if t + dt * _STRETCH >= stop else t + dt
-        return Span(t, t1, self._last(t1), self._first(t), t1 - t)
+        return OneSpan(t, t1, self._last(t1), self._first(t), t1 - t)
 
     def up_to(self, end: float) -> Limits:
         """The same limits with an earlier end."""
         return Limits(end, self.stops, self.jumps, self.dtype, self.open_ends, self.open_starts, start=self.start)
+
+    def anything_left(self, t: float) -> bool:
+        return t < self.end
 
     def is_jump(self, t: float) -> bool:
         return t in self.jumps

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from ..errors import InputError
-from .base import Controller, Memory, Verdict
+from .base import Controller, Memory, RowMemory, RowVerdict, Verdict
 
 _LEAST = 1e-4  # a step that was far too good says little about the next one
 
@@ -70,6 +73,23 @@ class PID(Controller):
         dt_next = dt * min(self.max_factor, max(lowest, factor))
         dt_next = min(max(dt_next, self.min_step), self.max_step)
         return Verdict(accepted, dt_next, (max(ratio, _LEAST), *memory[:1]) if accepted else memory)
+
+    def judge_rows(self, ratio: Tensor, dt: Tensor, memory: RowMemory, error_order: int) -> RowVerdict:
+        finite = torch.isfinite(ratio)
+        accepted = ratio <= 1
+        if self.min_step > 0:
+            accepted = accepted | (finite & (dt <= self.min_step * (1 + 1e-9)))
+        factor = ratio.clamp(min=1e-100) ** (-(self.p + self.i + self.d) / error_order)
+        r1, r2 = memory or (torch.ones_like(ratio), torch.ones_like(ratio))
+        if self.p or self.d:  # the past counts
+            past = r1 ** (self.p + 2 * self.d) * r2**-self.d
+            factor = factor * torch.where(accepted, past, 1.0) ** (1 / error_order)
+        factor = torch.where(ratio < 1e-100, self.max_factor, factor * self.safety)
+        lowest = torch.where(ratio < 1, 1.0, self.min_factor)
+        proposed = dt * torch.maximum(factor, lowest).clamp(max=self.max_factor)
+        proposed = torch.where(finite, proposed.clamp(self.min_step, self.max_step), dt * self.min_factor)
+        remembered = (torch.where(accepted, ratio.clamp(min=_LEAST), r1), torch.where(accepted, r1, r2))
+        return RowVerdict(accepted, proposed, remembered if self.p or self.d else ())
 
     def _factor(self, ratio: float, memory: Memory, error_order: int) -> float:
         if ratio < 1e-100:

@@ -19,13 +19,13 @@ from ..autocast import without_autocast
 from ..controllers import Limits
 from ..errors import InputError
 from ..events import states_at
-from ..field import Span
 from ..methods import Method
 from ..methods.table import choose_method
 from ..plan import Plan, choose_controller
-from ..problem import Clock, Problem, make_tolerance
-from ..runners.eager import Run, run
+from ..problem import Problem, make_tolerance
+from ..runners.eager import Run
 from ..solution import Status
+from ..span import OneSpan
 from ..tolerance import Tolerance
 from ..trajectory import Knot, Piece, Tape
 from .backsolve import Linearised, Outputs, System, solve_back, time_gradients
@@ -80,15 +80,15 @@ class BackwardGradient(Gradient):
             return Direct().integrate(problem, plan)
         inputs, known = find_inputs(problem, plan)
         if not inputs.wanted:
-            return run(problem, plan, known=known)
+            return plan.run(problem, plan, known=known)
         if plan.dense:
             raise InputError(
                 f"gradient={type(self).__name__.lower()!r} differentiates outputs and events, not dense output. Name the times "
                 f"in `t`, or write gradient='discrete'."
             )
-        frozen = replace(problem, y0=problem.y0.detach(), clock=Clock(None))
+        frozen = problem.frozen()
         with torch.no_grad():
-            out = run(frozen, self.forward_plan(plan), new_tape=self.new_tape(), known=known)
+            out = plan.run(frozen, self.forward_plan(plan), new_tape=self.new_tape(), known=known)
             attached = Attached(problem, out)
             kept = self.kept(out, plan)
         backward = Backward(self, problem, plan, inputs, out.counters, attached.times, kept)
@@ -120,7 +120,7 @@ class BackwardGradient(Gradient):
             dtype=problem.layout.real_dtype,
             start=problem.t0,
         )
-        return Plan(method, controller, limits, saving.EndOnly(), max_steps=plan.max_steps)
+        return Plan(method, controller, limits, saving.EndOnly(), max_steps=plan.max_steps, run=plan.run)
 
     def tolerance_for(self, problem: Problem) -> Tolerance:
         """Of the adjoint, as for a state."""
@@ -159,7 +159,7 @@ class Attached:
         for i, event in enumerate(trajectory.events):
             row = rows[number[event.t]]
             slope = problem.field.with_args(problem.field.args)(problem.field.time(event.t), row.detach())
-            span = Span(event.t, event.t + 1.0, size=1.0)
+            span = OneSpan(event.t, event.t + 1.0, size=1.0)
             trajectory.events[i] = event._replace(piece=len(trajectory.pieces))
             trajectory.pieces.append(Piece(span, row, slope, slope.real.new_ones(1, 1).to(slope)))
         trajectory.outputs = [Knot(number[float(o.t)], problem.clock(o.t)) for o in trajectory.outputs]

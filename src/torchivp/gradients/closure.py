@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from .._types import Time
 from ..errors import GradientError
-from ..field import Field, Span
+from ..field import Field
+from ..span import Span
 from .graph import Edge, edge_of, graph, leaves, unseen
 
 _LIMIT = 100_000  # objects looked at; what lies beyond is still caught by ``check_all_seen``

@@ -9,7 +9,7 @@ import torch
 from ..errors import GradientError
 from ..plan import Plan
 from ..problem import Problem
-from ..runners.eager import Run, run
+from ..runners.eager import Run
 from .base import Gradient
 
 
@@ -27,4 +27,4 @@ class Direct(Gradient):
                 "because the solve before had another gradient than 'direct'. Use gradient='direct' for both solves, or a "
                 "Runge-Kutta method."
             )
-        return run(problem, plan)
+        return plan.run(problem, plan)

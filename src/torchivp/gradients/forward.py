@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..plan import Plan
-from ..problem import Clock, Problem
+from ..problem import Problem
 from ..runners.eager import Run
 from ..state import unflatten
 from ..trajectory import carried
@@ -75,12 +75,12 @@ def propagate(pass_back: replay.Replay, tensors: Sequence[Tensor]) -> list[Tenso
     _, times, leaves, _ = inputs.split([tensors[0], *wrt])
     field = pass_back.field.with_args(unflatten(pass_back.args_spec, leaves))
     with torch.enable_grad():
-        clock = Clock(times, pass_back.moves_with_start)
+        clock = pass_back.clock.with_times(times)
     at_y, *seeds = unit_tangents(tensors)
     at_past: Tangents = []
     values: list[Tensor] = []
     with no_side_effects(field, inputs.moving):
-        steps = reversed(list(tape.rewind(replay.Again(pass_back.method, field))))
+        steps = reversed(list(tape.rewind(replay.Again(pass_back.method, field, pass_back.clock))))
         for (entry, start), following in zip(steps, [*tape.entries[1:], None]):
             y = start.y.detach().requires_grad_()
             past = [k.detach().requires_grad_() for _, k in start.history]

@@ -8,7 +8,7 @@ Source: S. G. Krantz, H. R. Parks, The implicit function theorem (2013), doi:10.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,10 +18,10 @@ from .._types import Rows
 from ..autocast import without_autocast
 from ..errors import GradientError, InputError
 from ..events import Detector, states_at
-from ..field import Span
 from ..plan import Plan
-from ..problem import Clock, Problem
-from ..runners.eager import Run, run
+from ..problem import Problem
+from ..runners.eager import Run
+from ..span import OneSpan
 from ..trajectory import Piece
 from .backsolve import Linearised
 from .base import Gradient, nothing_to_do, refuse_reverse_transforms
@@ -64,10 +64,10 @@ class Implicit(Gradient):
             return Direct().integrate(problem, plan)
         inputs, known = find_inputs(problem, plan)
         if not inputs.wanted:
-            return run(problem, plan, known=known)
-        frozen = replace(problem, y0=problem.y0.detach(), clock=Clock(None))
+            return plan.run(problem, plan, known=known)
+        frozen = problem.frozen()
         with torch.no_grad():
-            out = run(frozen, plan, known=known)
+            out = plan.run(frozen, plan, known=known)
             if out.state.status.success:
                 t, y = resting_point(frozen, plan, out)
         if out.state.status.success:
@@ -97,7 +97,7 @@ def put_back(out: Run, row: Rows) -> None:
     if trajectory.events:
         last = trajectory.events[-1]
         still = Piece(
-            Span(last.t, last.t + 1.0, size=1.0), row, torch.zeros_like(row.detach()), row.detach().new_ones(1, 1)
+            OneSpan(last.t, last.t + 1.0, size=1.0), row, torch.zeros_like(row.detach()), row.detach().new_ones(1, 1)
         )
         trajectory.pieces.append(still)
         trajectory.events[-1] = last._replace(piece=len(trajectory.pieces) - 1)

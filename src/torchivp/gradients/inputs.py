@@ -88,7 +88,7 @@ def find_inputs(problem: Problem, plan: Plan) -> tuple[Inputs, KnownSlope]:
     closed: list[Tensor] = []
     extra: list[Tensor] = []
     moving: list[nn.Module] = []
-    if problem.t0 < plan.limits.end:
+    if plan.limits.anything_left(problem.t0):
         objects = list(reachable(problem.field.f))
         watched = Watched(objects, problem.layout.device)
         try:

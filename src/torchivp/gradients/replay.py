@@ -6,7 +6,6 @@ What ``discrete`` and ``reversible`` share: they differ in how one comes by the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -17,11 +16,12 @@ from ..autocast import without_autocast
 from ..errors import GradientError
 from ..field import Field
 from ..methods.base import History, Method, Step
+from ..per_sample.problem import RowClock
 from ..plan import Plan
 from ..problem import Clock, Problem
-from ..runners.eager import Run, run
+from ..runners.eager import Run
 from ..state import flatten, unflatten
-from ..trajectory import Knot, Piece, Start, Tape, TapeEntry, carried
+from ..trajectory import Piece, Start, Tape, TapeEntry, carried
 from ..transforms import forward_mode
 from .base import nothing_to_do
 from .closure import check_all_seen, check_still_held
@@ -52,10 +52,9 @@ def integrate(
         return Direct().integrate(problem, plan)
     inputs, known = find_inputs(problem, plan)
     if not inputs.wanted:  # with autograd on: should a tensor show up later that requires grad, it is not lost
-        return run(problem, plan, known=known)
-    frozen = replace(problem, y0=problem.y0.detach(), clock=Clock(None))
+        return plan.run(problem, plan, known=known)
     with torch.no_grad():
-        out = run(frozen, plan, new_tape=new_tape, known=known)
+        out = plan.run(problem.frozen(), plan, new_tape=new_tape, known=known)
     attach(problem, out, Replay(problem, plan, inputs, out), differentiable or replayed)
     return out
 
@@ -63,9 +62,9 @@ def integrate(
 def attach(problem: Problem, out: Run, replay: Replay, differentiable: Differentiable) -> None:
     """Replace what the trajectory keeps by the same values with the replay's gradient."""
     trajectory, clock = out.trajectory, problem.clock
-    starts = sum(isinstance(o, Knot) and o.t == problem.t0 for o in trajectory.outputs)
+    starts = trajectory.starts(problem.t0)
     trajectory.knots[:starts] = [problem.y0] * starts
-    trajectory.outputs = [o._replace(t=clock(o.t)) for o in trajectory.outputs]
+    trajectory.with_times(clock)
     trajectory.end = out.state.y = problem.y0
     if not replay.tape.entries:
         return
@@ -100,7 +99,7 @@ class Replay:
         self.field = problem.field.with_args(problem.field.args)
         self.args_spec = flatten(problem.field.args)[1]
         self.inputs = inputs
-        self.moves_with_start = problem.resume is None
+        self.clock = problem.clock
         self.tape = tape_of(out)
         self.counters = out.counters
         self.with_weights = inputs.times is not None and plan.method.weights_depend_on_times
@@ -132,13 +131,13 @@ class Replay:
         _, times, leaves, _ = self.inputs.split([tensors[0], *wrt])
         field.args = unflatten(self.args_spec, leaves)
         with torch.enable_grad():
-            clock = Clock(times, self.moves_with_start)
+            clock = self.clock.with_times(times)
         totals = _Totals(len(wrt))
         pending = list(cotangents)
         adjoint = pending.pop()
         slope_adjoints: Grads = ()
         end, off = self.end, Off(self.end)
-        steps = self.tape.rewind(Again(self.method, field))
+        steps = self.tape.rewind(Again(self.method, field, self.clock))
         at_once = None
         while group := list(islice(steps, at_once or 1)):  # steps that share a graph, last first
             first, start = group[-1]
@@ -162,7 +161,7 @@ class Replay:
         return [adjoint, *totals.values]
 
     def _take(
-        self, entries: list[TapeEntry], field: Field, clock: Clock, y: Tensor, history: History
+        self, entries: list[TapeEntry], field: Field, clock: Clock | RowClock, y: Tensor, history: History
     ) -> tuple[list[Tensor], Step]:
         """Take steps that follow each other: start, slopes, weights and end of each, and the last one."""
         step = take(self.method, field, clock, entries[0], y, history)
@@ -186,7 +185,7 @@ class Replay:
         """``values`` computed from ``tensors`` in one graph (for gradients of gradients)."""
         check_still_held(self.field.f, self.inputs.held)
         y, times, leaves, _ = self.inputs.split(tensors)
-        field, clock = self.field.with_args(unflatten(self.args_spec, leaves)), Clock(times, self.moves_with_start)
+        field, clock = self.field.with_args(unflatten(self.args_spec, leaves)), self.clock.with_times(times)
         values: list[Tensor] = []
         step: Step | None = None
         with no_side_effects(field, self.inputs.moving):
@@ -220,9 +219,9 @@ def tape_of(out: Run) -> Tape:
     return out.tape
 
 
-def take(method: Method, field: Field, clock: Clock, entry: TapeEntry, y: Tensor, history: History) -> Step:
+def take(method: Method, field: Field, clock: Clock | RowClock, entry: TapeEntry, y: Tensor, history: History) -> Step:
     """Take an accepted step again, exactly."""
-    span = entry.span._replace(t=clock(entry.span.t), t1=clock(entry.span.t1))
+    span = clock.timed(entry.span)
     if not entry.ready and method.needs_slope(history):
         if entry.draws.slope is not None:
             entry.draws.slope.put_back()
@@ -230,28 +229,30 @@ def take(method: Method, field: Field, clock: Clock, entry: TapeEntry, y: Tensor
     if entry.draws.stages is not None:
         entry.draws.stages.put_back()
     step = method.step(field, span, y, history)
-    return method.dense(field, span, y, step) if entry.looked_into else step
+    if entry.looked_into:
+        step = method.dense(field, span, y, step)
+    return span.settle(step, y, history)
 
 
 class Again:
     """How a tape comes by the starts it did not keep.
 
     Args:
-        method, field: of the steps.
+        method, field, clock: of the steps.
     """
 
-    def __init__(self, method: Method, field: Field):
-        self.method, self.field = method, field
+    def __init__(self, method: Method, field: Field, clock: Clock | RowClock):
+        self.method, self.field, self.clock = method, field, clock.with_times(None)
 
     @torch.no_grad()
     def take(self, entry: TapeEntry, start: Start) -> Step:
-        return take(self.method, self.field, Clock(None), entry, start.y, start.history)
+        return take(self.method, self.field, self.clock, entry, start.y, start.history)
 
     @torch.no_grad()
     def undo(self, entry: TapeEntry, end: Start) -> Start:
         if entry.draws.stages is not None:
             entry.draws.stages.put_back()
-        return Start(*self.method.reverse(self.field, entry.span, end.y, end.history))
+        return Start(*entry.span.settle_back(*self.method.reverse(self.field, entry.span, end.y, end.history), *end))
 
 
 def check_same_numbers(off: Tensor, drift: float) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from .._types import Rows
 from ..field import Field, time_dtype
 from ..methods import Method
+from ..problem import Clock
 from ..runners.eager import Run
 from ..trajectory import Piece
 from .replay import Again, tape_of
@@ -39,7 +40,7 @@ def from_tape(out: Run, method: Method) -> Pieces:
     tape = tape_of(out)
 
     def read(field: Field) -> Iterator[Piece]:
-        again = Again(method, field)
+        again = Again(method, field, Clock(None))
         for entry, start in tape.rewind(again):
             step = again.take(entry._replace(looked_into=True), start)
             yield Piece(entry.span, start.y, step.k, step.weights)

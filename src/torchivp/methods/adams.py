@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .._types import Rows, Time
 from ..errors import InputError
-from ..field import Field, Span, time_dtype
+from ..field import Field, time_dtype
+from ..span import Span
 from .base import History, Method, Step
 from .erk.dopri8 import Dopri8
 from .erk.rk4 import RK4
@@ -32,6 +33,7 @@ class ExplicitAdams(Method):
     """
 
     weights_depend_on_times = True
+    by_rows = False
 
     def __init__(self, order: int = 4):
         self.order = _checked(order)
@@ -62,6 +64,7 @@ class ImplicitAdams(Method):
     """
 
     weights_depend_on_times = True
+    by_rows = False
 
     def __init__(
         self, order: int = 4, corrections: int = 2, converged: Callable[[Rows, Rows, int], bool] | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from .._types import Rows
-from ..field import Field, Span
+from ..field import Field
+from ..span import Span
 from .base import History, Method, Step
 from .explicit_rk import combine
 from .two_slopes import trapezoid, trapezoid_back, two_slopes

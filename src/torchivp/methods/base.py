@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .._types import Rows, Slopes, Time
 from ..errors import InputError
-from ..field import Field, Span
+from ..field import Field
+from ..span import Span
 
 History = tuple[tuple[Time, Tensor], ...]
 """What a step starts from beside the state, ``((t, row), ...)``, newest first: slopes already known, ``(t, f(t, y))`` (at the
@@ -47,6 +48,7 @@ class Method(ABC):
         carries: what ``Step.history`` holds. A solve goes on with the history of another one if both hold the same.
         reversible: a step can be taken back, exactly but for rounding. Such a method carries a second state, and starts
             afresh where its history holds the slope alone (at the start, after a jump).
+        by_rows: rows of a batch may take steps of their own sizes.
     """
 
     order: int
@@ -54,6 +56,7 @@ class Method(ABC):
     weights_depend_on_times: bool = False
     carries: str = "slopes"
     reversible: bool = False
+    by_rows: bool = True
 
     @property
     def adaptive(self) -> bool:

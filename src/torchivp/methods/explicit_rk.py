@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .._types import Rows
-from ..field import Field, Span, time_dtype
+from ..field import Field, time_dtype
+from ..span import Span
 from .base import History, Method, Step
 from .tableau import DenseOutput, Row, Tableau, hermite
 
@@ -55,20 +56,13 @@ class ExplicitRungeKutta(Method):
 
 
 def combine(y: Rows, weights: Tensor, k: Tensor, span: Span) -> Rows:
-    """``y + dt * weights @ k``: ``[1, D]`` from weights ``[1, s]`` and slopes ``[s, D]``.
-
-    Times that carry gradients give the same numbers, to the last bit.
-    """
-    slope = weights @ k
-    y1 = torch.add(y, slope, alpha=span.size)
-    if isinstance(span.dt, Tensor):
-        y1 = y1 + (span.dt - span.dt.detach()).to(y.real.dtype) * slope
-    return y1
+    """``y + dt * weights @ k``: ``[1, D]`` from weights ``[1, s]`` and slopes ``[s, D]``."""
+    return span.advance(y, weights @ k)
 
 
 def error_estimate(y: Rows, weights: Tensor, k: Tensor, span: Span) -> Rows:
     """``dt * weights @ k``, a constant of the gradient (``y`` only lends its shape)."""
-    return torch.addmm(y.detach(), weights, k.detach(), beta=0, alpha=span.size)
+    return span.increment(y, weights, k)
 
 
 class _Coefficients(NamedTuple):

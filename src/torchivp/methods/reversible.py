@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._types import Rows, Slopes, Time
+from .._types import Rows, Slopes
 from ..errors import InputError
-from ..field import Field, Span, time_dtype
+from ..field import Field, time_dtype
+from ..span import Span
 from .base import History, Method, Step, second_state
 from .explicit_rk import ExplicitRungeKutta, coefficients, combine
 from .table import choose_method
@@ -77,7 +78,7 @@ class Reversible(Method):
         gap = z - y
         y1 = combine(torch.add(y, gap, alpha=1 - self.lam), c.b, forth.k[: c.stages], span)
         z1 = combine(z, c.b, slopes_back(c, field, span, y1), span)
-        k = torch.cat((gap / span.dt, forth.k))
+        k = torch.cat((span.rate(gap), forth.k))
         (end,) = field.times(span, c.end)
         return Step(y1, k, c.weights, forth.error, ((span.t1, field(end, z1).clone()), (span.t1, z1)))
 
@@ -144,19 +145,8 @@ def _coefficients(tableau: Tableau, lam: float, dtype: torch.dtype, device: torc
 
 def slopes_back(c: _Coefficients, field: Field, span: Span, y1: Rows) -> Slopes:
     """The stages of the base method's step back from the end of ``span``: ``P(-dt, t1, y1) = -dt * b @ k``."""
-    start, *times = field.times(_closed(span), c.back_from_end)
+    start, *times = field.times(span.closed(), c.back_from_end)
     k: Slopes = field(start, y1).clone()
     for a, t in zip(c.back_a, times):
         k = torch.cat((k, field(t, combine(y1, a, k, span))))
     return k
-
-
-def _closed(span: Span) -> Span:
-    """The span that says where it ends: times counted from its end may be rounded to before its start."""
-    first = _number(span.t) if span.first is None else span.first
-    last = _number(span.t1) if span.last is None else span.last
-    return span._replace(first=first, last=last)
-
-
-def _number(t: Time) -> float:
-    return float(t.detach()) if isinstance(t, Tensor) else t

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .._types import Rows, Slopes
-from ..field import Span, time_dtype
+from ..field import time_dtype
+from ..span import Span
 from .base import History, Step
 from .explicit_rk import combine, error_estimate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,17 +43,17 @@ class Run:
     """A finished loop.
 
     Attributes:
-        state: where it stands, and why.
-        trajectory: what it leaves.
+        state: where it stands, and why (``LoopState``, or ``RowsState`` of many rows).
+        trajectory: what it leaves (``Trajectory``, or ``RowTrajectory``).
         tape: the accepted steps, where they are to be taken again.
         counters: as in ``Stats``; a backward pass adds to them when it runs.
         recorded: autograd was watching.
     """
 
-    state: LoopState
-    trajectory: Trajectory
+    state: Any
+    trajectory: Any
     tape: Tape | None = None
-    counters: dict[str, int] = field(default_factory=dict)
+    counters: dict[str, Any] = field(default_factory=dict)
     recorded: bool = field(default_factory=torch.is_grad_enabled)
 
 

@@ -22,6 +22,7 @@ from ...loop import LoopState
 from ...methods import Method
 from ...plan import Plan, Watch
 from ...problem import Clock, Problem, make_tolerance, may_carry_gradient
+from ...runners import RUNNERS
 from ...runners.eager import Run
 from ...saving import GivenTimes, read
 from ...solution import Status
@@ -144,7 +145,9 @@ def make_plan(
     open_ends: bool = False, open_starts: bool = False, **rest: Any,
 ) -> Plan:  # fmt: skip
     limits = Limits(end, stops, jumps, problem.layout.real_dtype, open_ends, open_starts)
-    return Plan(method, controller, limits, GivenTimes(problem.t), max_steps_per_output=True, **rest)
+    return Plan(
+        method, controller, limits, GivenTimes(problem.t), max_steps_per_output=True, run=RUNNERS["eager"], **rest
+    )
 
 
 class Callbacks:

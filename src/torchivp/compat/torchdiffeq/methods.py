@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..._types import Rows, Time
-from ...field import Field, Span, time_dtype
+from ...field import Field, time_dtype
 from ...methods import DenseOutput, ExplicitRungeKutta, History, Method, Step, Tableau
+from ...span import Span
 
 
 class Chord(Method):

@@ -1,0 +1,94 @@
+"""The solutions of many rows as functions of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .._types import Rows
+from ..errors import InputError
+from ..interpolation import DenseSolution, StepPolynomials
+from ..trajectory import Piece
+
+
+@dataclass(frozen=True)
+class RowsDense:
+    """Callable ``t [B, J] -> [B, J, D]``, times as the user has them.
+
+    Attributes:
+        t0, dt, until: starts and sizes of the attempted steps, and how far the rows have come with them, ``[B, N]``.
+        coefficients: ``[N, P + 1, B, D]``: ``y(t0 + theta * dt) = sum_p theta^p * c_p``.
+        bounds: first and last time of every row, ``[B]`` each (inside the library).
+        direction: -1 for the rows whose times decrease.
+    """
+
+    t0: Tensor
+    dt: Tensor
+    until: Tensor
+    coefficients: Tensor
+    bounds: tuple[Tensor, Tensor]
+    direction: Tensor
+
+    def __call__(self, t: Tensor) -> Tensor:
+        inside = t.to(self.until.dtype) * self.direction.unsqueeze(1)
+        first, last = self.bounds
+        slack = 4 * torch.finfo(t.dtype).eps * torch.maximum(first.abs(), last.abs())
+        outside = (inside < (first - slack).unsqueeze(1)) | (inside > (last + slack).unsqueeze(1))
+        if bool(outside.any()):
+            row = int(outside.any(1).nonzero()[0])
+            ends = sorted(float(b[row] * self.direction[row]) for b in self.bounds)
+            raise InputError(
+                f"The solution of row {row} was asked for at t={float(t[row][outside[row]][0].detach()):g}, but it is known on "
+                f"[{ends[0]:g}, {ends[1]:g}] only. Solve over a longer interval, or ask inside this one."
+            )
+        step = torch.searchsorted(self.until, inside.detach().contiguous()).clamp(max=self.until.shape[1] - 1)
+        step = torch.minimum(step, self.until.argmax(1, keepdim=True))
+        theta = (inside - self.t0.gather(1, step)) / torch.where(self.dt == 0, 1, self.dt).gather(1, step)
+        theta = theta.to(self.coefficients.real.dtype).unsqueeze(2)
+        rows = torch.arange(len(t), device=t.device).unsqueeze(1)
+        c = self.coefficients.transpose(0, 1)  # [P + 1, N, B, D]
+        y = c[-1][step, rows]
+        for c_p in c[:-1].flip(0):
+            y = c_p[step, rows] + y * theta
+        return y
+
+    def of_row(self, b: int) -> DenseSolution:
+        """The solution of row ``b`` alone: the steps that it took."""
+        until = self.until[b]
+        took = torch.cat([until[:1] > self.bounds[0][b].detach(), until[1:] > until[:-1]])
+        c = self.coefficients[:, :, b]
+        steps = StepPolynomials(self.t0[b][took], self.dt[b][took], c[took]) if bool(took.any()) else None
+        ends = (float(self.bounds[0][b]), float(self.bounds[1][b]))
+        return DenseSolution(steps, c[0, :1], ends, int(self.direction[b]))
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> RowsDense:
+        tensors = {name: f(getattr(self, name)) for name in ("t0", "dt", "until", "coefficients", "direction")}
+        return replace(self, bounds=(f(self.bounds[0]), f(self.bounds[1])), **tensors)
+
+
+def dense_of(pieces: list[Piece], y0: Rows, bounds: tuple[Tensor, Tensor], direction: Tensor) -> RowsDense:
+    """From the pieces of all attempted steps (none for a solve of no length)."""
+    rows = len(direction)
+    if not pieces:
+        start = bounds[0].unsqueeze(1)
+        return RowsDense(start, torch.zeros_like(start), start, y0.view(1, 1, rows, -1), bounds, direction)
+    t0 = torch.stack([p.span.t for p in pieces], dim=1)
+    t1 = torch.stack([p.span.t1 for p in pieces], dim=1)
+    taken = torch.stack([taken_of(p, rows) for p in pieces], dim=1)
+    until = torch.where(taken, t1.detach(), -torch.inf).cummax(1).values
+    coefficients = []
+    for p in pieces:
+        higher = (p.weights @ p.k.to(p.weights.dtype)).to(p.y0.dtype).view(len(p.weights), rows, -1)
+        size = (p.span.t1 - p.span.t).to(p.y0.dtype).view(1, rows, 1)
+        coefficients.append(torch.cat([p.y0.view(1, rows, -1), higher * size]))
+    return RowsDense(t0, t1 - t0, until.contiguous(), torch.stack(coefficients), bounds, direction)
+
+
+def taken_of(piece: Piece, rows: int) -> Tensor:
+    """Which rows took the step of a piece, ``[B]``."""
+    taken = piece.span.taken
+    moved = piece.span.t1.detach() > piece.span.t.detach()
+    return moved if taken is None else taken & moved

@@ -1,0 +1,267 @@
+"""The algorithm for many rows: attempted steps, one by one, each row with its own time, size and verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._types import Rows
+from ..controllers.base import RowMemory
+from ..controllers.initial_step import initial_steps
+from ..loop import Failed, error_order
+from ..methods.base import History, Step
+from ..plan import Plan
+from ..randomness import Draws, RandomState
+from ..solution import Status
+from ..span import RowSpan, spread
+from .problem import RowsProblem
+from .saving import Wanted
+
+CODES = list(Status)
+RUNNING = CODES.index(Status.RUNNING)
+
+
+@dataclass
+class RowsState:
+    """Where the rows stand; tensors ``[B]`` unless said.
+
+    Between two steps the consumer of ``march`` may change ``y [1, B * D]``; the next step then starts afresh from there.
+
+    Attributes:
+        dt: proposed sizes, 0 for rows that are done.
+        code: number of the status in ``CODES``.
+        alive: whether any row is running.
+        frozen: numbers of rows that are done, ``[1, B * D]``, which no slope moves; None if none is.
+        failed: what the failed rows failed at, by row.
+    """
+
+    t: Tensor
+    y: Rows
+    dt: Tensor
+    code: Tensor
+    attempted: Tensor
+    accepted: Tensor
+    history: History = ()
+    ready: bool = False
+    slope: Tensor | None = None
+    slope_draws: RandomState | None = None
+    memory: RowMemory = ()
+    alive: bool = True
+    frozen: Tensor | None = None
+    failed: dict[int, Failed] = field(default_factory=dict)
+
+    @property
+    def running(self) -> Tensor:
+        return self.code == RUNNING
+
+    @property
+    def rejected(self) -> Tensor:
+        return self.attempted - self.accepted
+
+    @property
+    def status(self) -> Status:
+        """Of the whole batch: success, if every row did what it was asked to do; else that of a row which did not."""
+        statuses = [CODES[code] for code in self.code.unique().tolist()]
+        return next((s for s in statuses if not s.success), Status.SUCCESS)
+
+    def end(self, rows: Tensor, status: Status) -> None:
+        """These rows ``[B]`` (a mask) are done; they stay where they are."""
+        rows = rows & self.running
+        self.code = torch.where(rows, CODES.index(status), self.code)
+        running = self.running
+        self.dt = torch.where(running, self.dt, 0.0)
+        self.alive = bool(running.any())
+        self.frozen = spread(~running, self.y)
+
+    def fail(
+        self, rows: Tensor, status: Status, step: Step | None = None, dt: Tensor | None = None, error: Any = None
+    ) -> None:
+        """These rows failed."""
+        rows = rows & self.running
+        sizes = self.dt if dt is None else dt
+        for row in rows.nonzero().flatten().tolist():
+            self.failed[row] = Failed(float(self.t[row]), float(sizes[row]), _of_row(step, row, len(self.t)), error)
+        self.end(rows, status)
+
+
+def begin(problem: RowsProblem) -> RowsState:
+    """The state before anything is computed."""
+    rows = problem.layout.rows
+    t0 = problem.t0.contiguous()
+    none = torch.zeros(rows, dtype=torch.int64, device=t0.device)
+    return RowsState(t0, problem.y0, torch.full_like(t0, math.inf), none + RUNNING, none, none)
+
+
+@dataclass
+class RowsTaken:
+    """An attempted step that some rows take, before the loop goes on.
+
+    Attributes:
+        span, timed: intervals, without and with the gradients of times; they know which rows go on.
+        history, ready: what the step before handed on; ``known`` is the same with the slope at the start.
+    """
+
+    problem: RowsProblem
+    plan: Plan
+    span: RowSpan
+    timed: RowSpan
+    y0: Rows
+    history: History
+    ready: bool
+    known: History
+    step: Step
+    draws: Draws = Draws()  # noqa: RUF009 (immutable)
+    looked_into: bool = False
+
+    def look_inside(self) -> Step:
+        """The step with everything its interpolant needs, of all rows."""
+        if not self.looked_into:
+            self.step = self.plan.method.dense(self.problem.field, self.timed, self.y0, self.step)
+            self.looked_into = True
+        return self.step
+
+    def time_of(self, outputs: Wanted) -> Tensor:
+        """The times ``[n]`` of outputs in this step, with their gradients."""
+        return self.problem.clock.at(outputs.t, outputs.rows)
+
+    def settled(self) -> Step:
+        """The step as the rows go on from it."""
+        return self.timed.settle(self.step, self.y0, self.known)
+
+
+def march(problem: RowsProblem, plan: Plan, state: RowsState) -> Iterator[RowsTaken]:
+    """Attempt steps until every row is done; those that any row takes are handed out."""
+    while state.alive:
+        taken = attempted_step(problem, plan, state)
+        if taken is None:
+            continue
+        state.y = y1 = taken.span.choose(taken.step.y1, taken.y0)
+        yield taken
+        settled = taken.settled()
+        unchanged = state.y is y1 and not plan.limits.at_jump(state.t)
+        state.history, state.ready = settled.history if unchanged else (), settled.ready and unchanged
+
+
+def attempted_step(problem: RowsProblem, plan: Plan, state: RowsState) -> RowsTaken | None:
+    """One attempt of all rows; None if no row takes it. One host synchronisation."""
+    span = plan.limits.cut(state.t, state.dt, state.frozen)
+    timed = problem.timed(span)
+    before, was_ready = state.history, state.ready
+    known = known_slopes(problem, plan, state, timed)
+    draws = Draws(state.slope_draws, problem.field.random_state())
+    step = plan.method.step(problem.field, timed, state.y, known)
+    ratio = error_ratio(problem, plan, state, step)
+    size = span.t1 - span.t
+    running = state.running
+    verdict = plan.controller.judge_rows(ratio, size, state.memory, error_order(plan))
+    accepted = verdict.accepted & running & torch.isfinite(ratio)
+    rejected = running & ~accepted
+    state.attempted = state.attempted + running
+    state.accepted = state.accepted + accepted
+    landed = accepted & (span.t1 < state.t + state.dt)
+    proposed = torch.where(landed, torch.maximum(verdict.dt, state.dt), verdict.dt)
+    too_small = rejected & ~(proposed >= smallest_step(state.t)) if plan.controller.adaptive else rejected
+    spent = running & (state.attempted >= plan.max_steps)
+    ended = accepted & (span.t1 >= plan.limits.end)
+    state.memory = verdict.memory
+    flags = torch.stack([accepted.all(), accepted.any(), ended.any(), too_small.any(), (spent & ~ended).any()])
+    all_taken, any_taken, any_ended, any_small, any_spent = flags.tolist()
+    if any_small:
+        finite = torch.isfinite(ratio)
+        state.fail(too_small & finite, Status.STEP_TOO_SMALL, step, proposed)
+        state.fail(too_small & ~finite, Status.NONFINITE_SLOPE, step, proposed)
+    state.dt = torch.where(state.running, proposed, 0.0)
+    if any_taken:
+        state.t = torch.where(accepted, span.t1, state.t)
+    if any_ended:
+        state.end(ended, Status.SUCCESS)
+    if any_spent:
+        state.fail(spent, Status.MAX_STEPS, step)
+    if not any_taken:
+        return None
+    state.slope = None
+    goes_on = None if all_taken else accepted
+    return RowsTaken(
+        problem, plan, span._replace(taken=goes_on), timed._replace(taken=goes_on), state.y, before, was_ready, known,
+        step, draws,
+    )  # fmt: skip
+
+
+def known_slopes(problem: RowsProblem, plan: Plan, state: RowsState, span: RowSpan) -> History:
+    """The history a step starts from, with the slopes at the starts first."""
+    if state.ready or not plan.method.needs_slope(state.history):
+        return state.history
+    if state.slope is None:
+        state.slope_draws = problem.field.random_state()
+        state.slope = problem.field.start_slope(span, state.y)
+    return ((span.t, state.slope), *state.history)
+
+
+def error_ratio(problem: RowsProblem, plan: Plan, state: RowsState, step: Step) -> Tensor:
+    """Error over tolerance ``[B]``; of fixed steps 0, or nan where the state is not finite."""
+    if step.error is None or not plan.controller.adaptive:
+        return torch.where(finite_rows(step.y1, len(state.t)), 0.0, torch.nan).to(torch.float64)
+    ratio: Tensor = problem.tolerance.ratio(step.error, state.y, step.y1)  # type: ignore[assignment]
+    return ratio
+
+
+def finite_rows(y: Rows, rows: int) -> Tensor:
+    """Which rows hold neither nan nor inf, ``[B]``."""
+    return torch.isfinite(y.detach()).view(rows, -1).all(1)
+
+
+def smallest_step(t: Tensor) -> Tensor:
+    """Steps that still move the time."""
+    size = t.abs()
+    return 4 * (torch.nextafter(size, torch.full_like(size, torch.inf)) - size)
+
+
+def start(problem: RowsProblem, plan: Plan, state: RowsState) -> None:
+    """Everything before the first step: a look at the states, the size of the first steps."""
+    bad = ~finite_rows(state.y, len(state.t))
+    if bool(bad.any()):
+        state.fail(bad, Status.NONFINITE_STATE)
+        state.y = torch.where(torch.isfinite(state.y), state.y, 0.0)
+    state.end(state.t >= plan.limits.end, Status.SUCCESS)
+    if not state.alive:
+        return
+    first_steps(problem, plan, state)
+    size = state.dt.clamp(max=plan.controller.max_step).clamp(min=plan.controller.min_step)
+    state.dt = torch.where(state.running, torch.maximum(size, smallest_step(state.t)), 0.0)
+
+
+def first_steps(problem: RowsProblem, plan: Plan, state: RowsState) -> None:
+    """Choose ``state.dt``: the user's, or Hairer's (which needs the slopes; they are kept for the step)."""
+    if not plan.controller.adaptive:
+        state.dt = torch.full_like(state.t, plan.controller.first_step(float(plan.limits.end.max())))
+        return
+    if plan.dt is not None:
+        state.dt = torch.full_like(state.t, plan.dt)
+        return
+    field, span = problem.field, plan.limits.cut(state.t, torch.where(state.running, torch.inf, 0.0), state.frozen)
+    if state.slope is None:
+        state.slope_draws = field.random_state()
+        state.slope = field.start_slope(problem.timed(span), state.y)
+    bad = state.running & ~finite_rows(state.slope, len(state.t))
+    if bool(bad.any()):
+        nothing = Step(state.y, state.slope, state.slope, None, ())
+        state.fail(bad, Status.NONFINITE_SLOPE, nothing, torch.full_like(state.t, math.inf))
+    room = (span.t1 - span.t).clamp(max=plan.controller.max_step)
+    state.dt = initial_steps(field, span, room, state.y, state.slope, error_order(plan) - 1, problem.tolerance)
+
+
+def _of_row(step: Step | None, row: int, rows: int) -> Step | None:
+    """The step of a single row, without its history."""
+    if step is None:
+        return None
+
+    def part(x: Tensor) -> Tensor:
+        return x.detach().view(len(x), rows, -1)[:, row]
+
+    error = None if step.error is None else part(step.error)
+    return Step(part(step.y1), part(step.k), step.weights, error, ())

@@ -1,0 +1,39 @@
+"""What "small enough" means for each row of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._types import Rows
+from ..tolerance import Tolerance
+
+RowNorm = Callable[[Tensor], Tensor]
+"""``[1, B * D] -> [B]``"""
+
+
+@dataclass(frozen=True)
+class RowTolerance(Tolerance):
+    """The mixed criterion row by row."""
+
+    norm: RowNorm
+
+    def ratio(self, error: Rows, y0: Rows, y1: Rows) -> Tensor:  # type: ignore[override]
+        """Error over tolerance of every row ``[B]``; nan where ``y1`` overflowed. Stays on the device."""
+        if torch.is_grad_enabled():
+            error, y0, y1 = error.detach(), y0.detach(), y1.detach()
+        error = torch.add(error, y1, alpha=0)  # inf * 0 is nan: an infinite y1 would hide behind its own scale
+        return self.norm(error / self.scale(y0, y1)).to(torch.float64)
+
+
+def of_rows(rows: int, couple: bool) -> RowNorm:
+    """The root mean square of each row; coupled, the largest of them for all: then all rows take the same steps."""
+
+    def rms(x: Tensor) -> Tensor:
+        width = x.shape[1] // rows
+        return torch.linalg.vector_norm(x.view(rows, width), dim=1) / max(1, width) ** 0.5
+
+    return (lambda x: rms(x).amax().expand(rows)) if couple else rms

@@ -1,0 +1,132 @@
+"""The loop over many rows in plain PyTorch: march, and write down what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..autocast import without_autocast
+from ..collectives import without_collectives
+from ..errors import OutputError
+from ..per_sample.events import RowDetector
+from ..per_sample.loop import RowsState, RowsTaken, begin, march, start
+from ..per_sample.problem import RowsProblem
+from ..per_sample.saving import Wanted
+from ..per_sample.trajectory import AtEnds, InSteps, RowTrajectory, Values, at
+from ..plan import Plan
+from ..progress import watched
+from ..solution import Status
+from ..trajectory import Piece, Start, Tape, TapeEntry
+from .eager import UNKNOWN, KnownSlope, Run
+
+
+@without_autocast
+@without_collectives
+def run(
+    problem: RowsProblem, plan: Plan, *, new_tape: Callable[[], Tape] | None = None, known: KnownSlope = UNKNOWN
+) -> Run:
+    """Solve every row from its start to its end (or to its first terminal event, or until something fails).
+
+    Args:
+        new_tape: makes a tape on which the steps are written down that any row takes.
+        known: the slopes at the starts, where they are known already.
+    """
+    state = begin(problem)
+    trajectory = first_outputs(problem, plan)
+    out = Run(state, trajectory, None if new_tape is None else new_tape())
+    state.slope, state.slope_draws = known
+    try:
+        start(problem, plan, state)
+        detector = RowDetector(plan.events, problem, state) if plan.events else None
+        for taken in watched(march(problem, plan, state), problem, plan, state):
+            entry = keep(taken, out, plan, state, detector)
+            if out.tape is not None:
+                settled = taken.settled()
+                out.tape.add(entry, Start(taken.y0, taken.history), Start(settled.y1, settled.history))
+            if plan.on_step is not None and state.alive:
+                stop = plan.on_step(*as_user(problem, state))
+                state.end(
+                    torch.as_tensor(stop, device=state.t.device).bool().reshape(-1).expand(len(state.t)), Status.STOPPED
+                )
+    except OutputError as error:
+        state.fail(state.running, Status.BAD_OUTPUT, error=error)
+    except KeyboardInterrupt:
+        if not plan.interruptible:
+            raise
+        state.end(state.running, Status.INTERRUPTED)
+    trajectory.end = state.y
+    out.counters = counters(problem, state)
+    return out
+
+
+def first_outputs(problem: RowsProblem, plan: Plan) -> RowTrajectory:
+    """A trajectory that holds the starts, where they are outputs."""
+    none = torch.zeros(problem.layout.rows, dtype=torch.int64, device=problem.layout.device)
+    trajectory = RowTrajectory(problem.y0, problem.t0, none)
+    if plan.save.start_too:
+        everyone = torch.arange(len(none), device=none.device)
+        trajectory.outputs.append(AtEnds(trajectory.add_knot(problem.y0), everyone, none, problem.clock(problem.t0)))
+        trajectory.counts = none + 1
+    return trajectory
+
+
+def counters(problem: RowsProblem, state: RowsState) -> dict[str, int | Tensor]:
+    return {
+        "nfe": problem.field.evaluations,
+        "attempted": state.attempted,
+        "accepted": state.accepted,
+        "rejected": state.rejected,
+        "replayed": 0,
+    }
+
+
+def as_user(problem: RowsProblem, state: RowsState) -> tuple[Tensor, object]:
+    """Times and states for ``on_step``."""
+    t = (state.t * problem.direction).view(problem.layout.batch)
+    return t, problem.layout.unravel(state.y.detach())
+
+
+def keep(taken: RowsTaken, out: Run, plan: Plan, state: RowsState, detector: RowDetector | None) -> TapeEntry:
+    """Write down what the step has to tell: outputs in it and at its ends, events, the piece itself."""
+    trajectory, span = out.trajectory, taken.span
+    knot = None
+    found = [] if detector is None else detector.find(taken, piece_of(taken), len(trajectory.pieces), state)
+    piece = trajectory.add_piece(piece_of(taken)) if plan.dense or found else None
+    trajectory.events += found
+    until = span.t1 if detector is None else torch.minimum(span.t1, detector.stopped)
+    trajectory.end_time = state.t if detector is None else torch.minimum(state.t, detector.stopped)
+    wanted = plan.save.in_step(span.t, until, span.taken, trajectory.counts)
+    if wanted is None:
+        return tape_entry(taken, knot, piece)
+    trajectory.counts = trajectory.counts + torch.bincount(wanted.rows, minlength=len(span.t))
+    at_ends, inside = parted(wanted, span.t1)
+    if len(at_ends.rows):
+        knot = trajectory.add_knot(state.y)
+        trajectory.outputs.append(AtEnds(knot, at_ends.rows, at_ends.columns, taken.time_of(at_ends)))
+    if len(inside.rows):
+        if piece is None and out.tape is not None:
+            piece = trajectory.add_piece(piece_of(taken))
+        times = taken.time_of(inside)
+        trajectory.outputs.append(
+            Values(at(piece_of(taken), inside.rows, times), inside.rows, inside.columns, times)
+            if piece is None
+            else InSteps(piece, inside.rows, inside.columns, times)
+        )
+    return tape_entry(taken, knot, piece)
+
+
+def piece_of(taken: RowsTaken) -> Piece:
+    step = taken.look_inside()
+    return Piece(taken.timed, taken.y0, step.k, step.weights)
+
+
+def parted(wanted: Wanted, t1: Tensor) -> tuple[Wanted, Wanted]:
+    """The outputs at the ends of the step, and those inside."""
+    at_end = wanted.t == t1[wanted.rows]
+    return Wanted(*(x[at_end] for x in wanted)), Wanted(*(x[~at_end] for x in wanted))
+
+
+def tape_entry(taken: RowsTaken, knot: int | None, piece: int | None) -> TapeEntry:
+    return TapeEntry(taken.span, taken.ready, len(taken.history), taken.looked_into, taken.draws, knot, piece)

@@ -1,0 +1,173 @@
+"""The interval of one step: of a single row, or of many rows that each have their own."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._types import Rows, Time
+
+if TYPE_CHECKING:
+    from .methods.base import History, Step
+
+
+class OneSpan(NamedTuple):
+    """The interval of one step of a single row.
+
+    Attributes:
+        t: start.
+        t1: end; floats, or 0-d float64 tensors where times carry gradients.
+        last: the latest time at which ``f`` may be asked in this step (before a jump, or the last representable
+            time of the state's dtype that is not past the end); None where ``t1`` itself is fine.
+        first: the earliest such time (just after a jump); None where ``t`` itself is fine.
+        size: ``t1 - t`` as a float, also where the times are tensors.
+    """
+
+    t: Time
+    t1: Time
+    last: float | None = None
+    first: float | None = None
+    size: float = math.nan
+
+    @property
+    def dt(self) -> Time:
+        return self.t1 - self.t
+
+    def advance(self, y: Rows, slope: Rows) -> Rows:
+        """``y + dt * slope``. Times that carry gradients give the same numbers, to the last bit."""
+        y1 = torch.add(y, slope, alpha=self.size)
+        if isinstance(self.dt, Tensor):
+            y1 = y1 + (self.dt - self.dt.detach()).to(y.real.dtype) * slope
+        return y1
+
+    def increment(self, y: Rows, weights: Tensor, k: Tensor) -> Rows:
+        """``dt * weights @ k``, without gradient (``y`` only lends its shape)."""
+        return torch.addmm(y.detach(), weights, k.detach(), beta=0, alpha=self.size)
+
+    def rate(self, change: Rows) -> Rows:
+        """``change / dt``."""
+        return change / self.dt
+
+    def settle(self, step: Step, y0: Rows, history: History) -> Step:
+        """The step as the loop goes on from it."""
+        return step
+
+    def settle_back(self, y: Rows, history: History, y1: Rows, history1: History) -> tuple[Rows, History]:
+        """The start of a step, from where ``Method.reverse`` says that it began and from its end."""
+        return y, history
+
+    def times(self, from_end: Tensor) -> Tensor:
+        """``t1 + (c - 1) * dt`` for ``c - 1 [s]``, never outside of what ``first`` and ``last`` allow."""
+        times = from_end * self.dt + self.t1
+        if self.last is not None or self.first is not None:
+            limited = times.detach().clamp(min=self.first, max=self.last)
+            times = times + (limited - times.detach()) if isinstance(self.dt, Tensor) else limited
+        return times
+
+    def start(self) -> Time:
+        """When to ask ``f`` for the slope at the start (just after it, where ``f`` jumps)."""
+        if self.first is None:
+            return self.t
+        return self.t + (self.first - self.t.detach()) if isinstance(self.t, Tensor) else self.first
+
+    def closed(self) -> OneSpan:
+        """The span that says where it ends: times counted from its end may be rounded to before its start."""
+        first = _number(self.t) if self.first is None else self.first
+        last = _number(self.t1) if self.last is None else self.last
+        return self._replace(first=first, last=last)
+
+
+class RowSpan(NamedTuple):
+    """The intervals of one attempted step of B rows, each of its own size (0 for rows that are done).
+
+    Attributes:
+        t, t1: starts and ends, float64 ``[B]``.
+        size: ``t1 - t`` for every number of the state, ``[1, B * D]`` in its dtype, without gradient.
+        last, first: the latest and earliest times at which ``f`` may be asked, ``[B]`` (or None: anywhere).
+        frozen: numbers of rows that are done: they stay what they are, whatever ``f`` says; None: no row is.
+        taken: rows that go on from the end of the step ``[B]``; None: all of them, or not known yet.
+        timed: the times carry gradients.
+    """
+
+    t: Tensor
+    t1: Tensor
+    size: Tensor
+    last: Tensor | None = None
+    first: Tensor | None = None
+    frozen: Tensor | None = None
+    taken: Tensor | None = None
+    timed: bool = False
+
+    @property
+    def dt(self) -> Tensor:
+        return self.t1 - self.t
+
+    def advance(self, y: Rows, slope: Rows) -> Rows:
+        y1 = torch.addcmul(y, slope, self.size)
+        if self.timed:
+            y1 = y1 + spread(self.dt - self.dt.detach(), y) * slope
+        return y1 if self.frozen is None else torch.where(self.frozen, y, y1)
+
+    def increment(self, y: Rows, weights: Tensor, k: Tensor) -> Rows:
+        return (weights @ k.detach()) * self.size
+
+    def rate(self, change: Rows) -> Rows:
+        still = self.size == 0
+        rate = change / torch.where(still, 1, spread(self.dt, change) if self.timed else self.size)
+        return torch.where(still, 0, rate)
+
+    def choose(self, after: Rows, before: Rows) -> Rows:
+        """What holds after the step in rows that take it, what held before in the others."""
+        return after if self.taken is None else torch.where(spread(self.taken, after), after, before)
+
+    def settle(self, step: Step, y0: Rows, history: History) -> Step:
+        """The step as the rows go on from it: those that do not take it keep their state and their history.
+
+        A history that has become longer (a reversible method's second state) held ``y0`` before.
+        """
+        if self.taken is None:
+            return step
+        before = [x for _, x in history] + [y0] * len(step.history)
+        kept = tuple((t, self.choose(x, old)) for (t, x), old in zip(step.history, before))
+        return step._replace(y1=self.choose(step.y1, y0), history=kept)
+
+    def settle_back(self, y: Rows, history: History, y1: Rows, history1: History) -> tuple[Rows, History]:
+        """The starts of the rows: those that did not take the step are where they were."""
+        return self.choose(y, y1), tuple((t, self.choose(x, x1)) for (t, x), (_, x1) in zip(history, history1))
+
+    def times(self, from_end: Tensor) -> Tensor:
+        times = from_end.unsqueeze(1) * self.dt + self.t1
+        if self.last is None and self.first is None:
+            return times
+        limited = times.detach().clamp(min=self.first, max=self.last)
+        return times + (limited - times.detach()) if self.timed else limited
+
+    def start(self) -> Tensor:
+        if self.first is None:
+            return self.t
+        limited = torch.maximum(self.t.detach(), self.first)
+        return self.t + (limited - self.t.detach()) if self.timed else limited
+
+    def closed(self) -> RowSpan:
+        t, t1 = self.t.detach(), self.t1.detach()
+        first = t if self.first is None else torch.maximum(t, self.first)
+        return self._replace(first=first, last=t1 if self.last is None else torch.minimum(t1, self.last))
+
+
+if TYPE_CHECKING:
+    Span = Any  # which of the two is decided once per solve, not by type
+else:
+    Span = OneSpan | RowSpan
+
+
+def spread(x: Tensor, y: Rows) -> Tensor:
+    """A number for each row ``[B]`` as one for each number of the state ``[1, B * D]``; booleans stay booleans."""
+    x = x if x.dtype == torch.bool else x.to(y.dtype)
+    return x.unsqueeze(1).expand(-1, y.shape[1] // max(1, len(x))).reshape(1, -1)
+
+
+def _number(t: Time) -> float:
+    return float(t.detach()) if isinstance(t, Tensor) else t

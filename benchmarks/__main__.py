@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from . import adjoint_evaluations, gradients, odenet, readme, spiral, training
+from . import adjoint_evaluations, gradients, odenet, per_sample, readme, spiral, training
 from .common import arguments, measure
 
 BENCHMARKS = {
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "adjoint_evaluations": adjoint_evaluations.run,
     "training": training.run,
     "gradients": gradients.run,
+    "per_sample": per_sample.run,
 }
 
 

@@ -39,6 +39,7 @@ class Row:
         gradient_error: largest absolute error of the gradient, over its largest entry.
         evaluations: calls of ``f`` in one run, forward and backward; None where they cannot be counted.
         backward_evaluations: of these, calls in the backward pass, where they are counted apart.
+        attempted: attempted steps, of all rows of a batch together; longest: of the row that takes most.
         peak_bytes: of tensors at any time of one run, beside what was there before.
         compile_seconds: of a jitted peer; not part of ``seconds``.
         note: anything else worth saying.
@@ -52,6 +53,8 @@ class Row:
     gradient_error: float | None = None
     evaluations: int | None = None
     backward_evaluations: int | None = None
+    attempted: int | None = None
+    longest: int | None = None
     peak_bytes: int | None = None
     compile_seconds: float | None = None
     note: str = ""
@@ -102,12 +105,17 @@ class Table:
 
 @dataclass
 class Report:
-    """The outcome of one script."""
+    """The outcome of one script.
+
+    Attributes:
+        threads: of PyTorch.
+    """
 
     name: str
     question: str
     tables: list[Table]
     bars: list[Bar]
+    threads: int = 1
 
 
 def timed(rows: list[Row], contenders: dict[str, Callable[[], Any]], rounds: int) -> None:
@@ -188,6 +196,7 @@ def write(report: Report, about: dict[str, Any]) -> None:
         for t in report.tables
     ]
     bars = [asdict(b) | {"met": b.met} for b in report.bars]
+    about = about | {"threads": report.threads}
     content = {"name": report.name, "question": report.question, **about, "tables": tables, "bars": bars}
     (RESULTS / f"{report.name}.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     (RESULTS / f"{report.name}.md").write_text(markdown(report, about))
@@ -201,7 +210,8 @@ def markdown(report: Report, about: dict[str, Any]) -> str:
     lines += ["## Bars", "", *(f"- {bar}" for bar in report.bars), ""]
     found = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     m = about["machine"]
-    lines += [f"{m['cpu']}, {m['cores']} cores, one thread used, {m['os']}; {found}; commit {about['commit']}.", ""]
+    used = "one thread" if report.threads == 1 else f"{report.threads} threads"
+    lines += [f"{m['cpu']}, {m['cores']} cores, {used} used, {m['os']}; {found}; commit {about['commit']}.", ""]
     return "\n".join(lines)
 
 
@@ -214,6 +224,8 @@ def markdown_table(table: Table) -> list[str]:
         "CPU time": lambda r: duration(statistics.median(r.cpu_seconds)) if r.seconds else "",
         "evaluations of f": lambda r: "" if r.evaluations is None else str(r.evaluations),
         "of them backward": lambda r: "" if r.backward_evaluations is None else str(r.backward_evaluations),
+        "attempted steps": lambda r: "" if r.attempted is None else f"{r.attempted:,}",
+        "of the longest row": lambda r: "" if r.longest is None else f"{r.longest:,}",
         "peak memory": lambda r: "" if r.peak_bytes is None else memory(r.peak_bytes),
         "error": lambda r: "" if r.error is None else f"{r.error:.1e}",
         "error of the gradient": lambda r: "" if r.gradient_error is None else f"{r.gradient_error:.1e}",

@@ -20,6 +20,7 @@ LAYERS: list[tuple[str, ...]] = [
         "errors",
         "names",
         "randomness",
+        "rows_of_vmap",
         "span",
         "state",
         "tolerance",

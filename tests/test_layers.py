@@ -45,7 +45,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("plan", "loop", "failures", "precision", "progress", "per_sample"),
     ("runners",),
     ("gradients",),
-    ("single", "per_sample.solve"),
+    ("single", "per_sample.solve", "vmapped"),
     ("solve",),
     ("compat", "nn"),
     ("",),  # torchivp itself: re-exports

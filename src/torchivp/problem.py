@@ -111,6 +111,11 @@ def make_problem(
     state = as_state(y0)
     layout = Layout(state)
     times = as_times(t, layout.device)
+    if batched(times):
+        raise InputError(
+            "The times t differ from row to row of torch.func.vmap, but with a multistep method, start= or on_step= the rows take "
+            "their steps together. Take a Runge-Kutta method such as 'tsit5' without these two, or loop over the rows."
+        )
     direction = -1 if len(times) > 1 and bool(times[0] > times[1]) else 1
     if len(times) == 1 and resume is not None:
         direction = resume.direction
@@ -148,13 +153,9 @@ def as_times(t: Any, device: torch.device) -> Tensor:
             ) from None
     if t.is_complex() or t.dtype == torch.bool:
         raise InputTypeError(f"t has dtype {t.dtype}, but times are real numbers. Give a floating point tensor.")
-    if batched(t):
-        raise InputError(
-            "The times t differ from row to row of torch.func.vmap, but the rows take their steps together. Scale the time: "
-            "solve s in (0, 1) with f(s, y) = T * f(t0 + s * T, y), where T = t1 - t0 may differ; or loop over the rows."
-        )
     if t.dim() == 0:
-        t = torch.stack([torch.zeros_like(t), t]) if float(t.detach()) != 0 else t.reshape(1)
+        nowhere = not batched(t) and float(t.detach()) == 0
+        t = t.reshape(1) if nowhere else torch.stack([torch.zeros_like(t), t])
     if t.dim() != 1 or t.numel() == 0:
         raise InputError(
             f"t has shape {tuple(t.shape)}, but times are one sequence of at least one number. Give (t0, t1), or all the "

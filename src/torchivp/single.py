@@ -50,6 +50,11 @@ def pose(
         raise InputError(
             "start= continues a solution from its own last state. Write `solve(f, None, t, start=solution)`."
         )
+    if start.resume is None:
+        raise InputError(
+            "The solution given as start= is one of the rows of torch.func.vmap, each of which has come to a time of its own with "
+            "steps of its own. Solve on from its last state: `solve(f, start.y[-1], t)`."
+        )
     resume = start.resume.seen_by(carries)
     now = resume.t * resume.direction
     times = as_times(t, start.layout.device)

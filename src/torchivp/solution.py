@@ -14,9 +14,11 @@ from torch import Tensor
 from ._types import PyTree
 from .errors import InputError, SolveError
 from .state import Layout, from_numpy, tree_map
+from .transforms import as_float
 
 if TYPE_CHECKING:
     from .interpolation import DenseSolution
+    from .per_sample.dense import HiddenDense
 
 
 class Status(Enum):
@@ -80,6 +82,10 @@ class Resume:
         """The same for a method that carries something else: without the history."""
         return self if carries == self.carries else replace(self, history=())
 
+    def map(self, f: Callable[[Tensor], Tensor]) -> Resume:
+        past = tuple((f(t) if isinstance(t, Tensor) else t, f(k)) for t, k in self.history)
+        return replace(self, y=f(self.y), history=past)
+
 
 @dataclass
 class Solution:
@@ -94,6 +100,9 @@ class Solution:
         y_events: the states there, ``[E, ...]``.
         stats: counters.
 
+    Under ``torch.func.vmap`` tensors are those of a row, as in any function. The status is that of the first row that failed,
+    ``message`` tells of all rows, and counters of steps are totals over them.
+
     Call it for dense output, ``sol(t)``, after ``solve(..., dense=True)``.
 
     Example:
@@ -106,10 +115,10 @@ class Solution:
     status: Status
     message: str
     layout: Layout = field(repr=False)
-    resume: Resume = field(repr=False)
+    resume: Resume | None = field(repr=False)
     t_events: list[Tensor] | None = None
     y_events: list[PyTree] | None = None
-    dense: DenseSolution | None = field(default=None, repr=False)
+    dense: DenseSolution | HiddenDense | None = field(default=None, repr=False)
     counters: dict[str, int] = field(default_factory=dict, repr=False)
 
     @property
@@ -165,7 +174,7 @@ class Solution:
 
     def __repr__(self) -> str:
         shapes = tree_map(lambda x: f"{_short(x.dtype)}{list(x.shape)}", self.y)
-        ends = f"t={self.t[0].item():g}..{self.t[-1].item():g}" if len(self.t) else "t=[]"
+        ends = f"t={as_float(self.t[0]):g}..{as_float(self.t[-1]):g}" if len(self.t) else "t=[]"
         s = self.stats
         return (
             f"Solution({self.status.name.lower()}: {ends}, y={shapes}, nfe={s.nfe}, "
@@ -177,21 +186,16 @@ class Solution:
         return dict(self.detach().__dict__)
 
     def _map(self, f: Callable[[Tensor], Tensor]) -> Solution:
-        past = tuple((_map_time(t, f), f(k)) for t, k in self.resume.history)
         return replace(
             self,
             t=f(self.t),
             y=tree_map(f, self.y),
             layout=self.layout.map(f),
-            resume=replace(self.resume, y=f(self.resume.y), history=past),
+            resume=None if self.resume is None else self.resume.map(f),
             t_events=None if self.t_events is None else [f(t) for t in self.t_events],
             y_events=None if self.y_events is None else [tree_map(f, y) for y in self.y_events],
             dense=None if self.dense is None else self.dense.map(f),
         )
-
-
-def _map_time(t: Any, f: Callable[[Tensor], Tensor]) -> Any:
-    return f(t) if isinstance(t, Tensor) else t
 
 
 def _moved(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, Literal, overload
 from . import single
 from ._types import PyTree, VectorField
 from .controllers import Controller
-from .errors import InputTypeError
+from .errors import InputError, InputTypeError
 from .events import as_events
 from .gradients import GRADIENTS, Gradient
 from .methods import Method
@@ -24,6 +24,7 @@ from .precision import warn_of_rounding
 from .problem import Problem
 from .runners.eager import Run
 from .solution import Solution, Status
+from .vmapped import UnderVmap, levels_of, rows_in, steps_by_rows
 
 
 @overload
@@ -114,7 +115,8 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
     """
     check_types(controller=controller, dt=dt, max_steps=max_steps, on_step=on_step, start=start, batch_dims=batch_dims)
     chosen = choose_method(method)
-    kind: Any = per_sample if batch_dims else single
+    together = couple or start is not None or on_step is not None or not steps_by_rows(chosen, jump_times)
+    kind = choose_kind(f, y0, t, args, [rtol, atol], events, batch_dims, together)
     problem = kind.pose(
         f, y0, t, args, rtol=rtol, atol=atol, start=start, carries=chosen.carries, batch_dims=batch_dims, couple=couple
     )
@@ -138,6 +140,25 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
     out = integrate(choose("gradient", gradient, Gradient, GRADIENTS), problem, plan, kind)
     solution = kind.gather(problem, plan, out, save if callable(save) else None)
     return solution.raise_for_status() if throw else solution
+
+
+def choose_kind(
+    f: VectorField, y0: PyTree, t: Any, args: PyTree, tolerances: Any, events: Any, batch_dims: int, together: bool
+) -> Any:
+    """Who brings the problem into the library's form and its solution out of it.
+
+    Args:
+        together: rows of vmap take the same steps.
+    """
+    if batch_dims:
+        if levels_of([y0, t, args, tolerances]) is not None:
+            raise InputError(
+                f"batch_dims={batch_dims} under torch.func.vmap would be rows of rows. Under vmap every row has steps of its own "
+                f"anyway: leave batch_dims out, and vmap over these axes too; or leave vmap out and let batch_dims count its axes."
+            )
+        return per_sample
+    like = None if together else rows_in(f, y0, t, args, tolerances, events=events)
+    return single if like is None else UnderVmap(like)
 
 
 def integrate(gradient: Gradient, problem: Problem, plan: Plan, kind: Any) -> Run:

@@ -257,6 +257,14 @@ class Layout:
         ]
         return Layout(unflatten(self.spec, leaves))
 
+    def of_rows(self, n: int) -> Layout:
+        """The layout of ``n`` such states, solved row by row."""
+        leaves = [
+            torch.zeros((), dtype=dtype, device=self.device).expand(n, *shape)
+            for dtype, shape in zip(self.dtypes, self.shapes)
+        ]
+        return Layout(unflatten(self.spec, leaves), 1)
+
     def name(self, i: int) -> str:
         """How one indexes the i-th tensor of the state."""
         return _path(optree.treespec_paths(self.spec)[i])

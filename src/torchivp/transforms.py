@@ -1,7 +1,8 @@
 """Inside ``torch.func`` transforms and forward-mode differentiation: is one going on, and what the numbers are there.
 
 The loop reads a few numbers (error ratios, sizes, times) to decide what to do next. Under ``torch.func.vmap`` a tensor
-stands for many rows and has no number to read. All rows then take one decision, that of the worst of them: the largest number.
+stands for many rows and has no number to read. Where the rows cannot go their own ways (``vmapped``), they take one decision,
+that of the worst of them: the largest number.
 """
 
 from __future__ import annotations
@@ -33,8 +34,16 @@ def recorded() -> bool:
 
 def reverse_transformed() -> bool:
     """Whether one of the transforms going on is a reverse-mode one (grad, vjp, jacrev)."""
-    stack = _functorch.get_interpreter_stack() or []
-    return any(level.key() == _functorch.TransformType.Grad for level in stack)
+    return _going_on(_functorch.TransformType.Grad)
+
+
+def under_vmap() -> bool:
+    """Whether one of them is ``vmap`` (over anything, be it tangents)."""
+    return _going_on(_functorch.TransformType.Vmap)
+
+
+def _going_on(kind: Any) -> bool:
+    return any(level.key() == kind for level in _functorch.get_interpreter_stack() or [])
 
 
 def as_float(x: Tensor | float) -> float:

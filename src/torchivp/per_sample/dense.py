@@ -11,6 +11,7 @@ from torch import Tensor
 from .._types import Rows
 from ..errors import InputError
 from ..interpolation import DenseSolution, StepPolynomials
+from ..rows_of_vmap import expose, hide
 from ..trajectory import Piece
 
 
@@ -67,6 +68,25 @@ class RowsDense:
     def map(self, f: Callable[[Tensor], Tensor]) -> RowsDense:
         tensors = {name: f(getattr(self, name)) for name in ("t0", "dt", "until", "coefficients", "direction")}
         return replace(self, bounds=(f(self.bounds[0]), f(self.bounds[1])), **tensors)
+
+
+@dataclass(frozen=True)
+class HiddenDense:
+    """The solution of one row of vmap as a function of time: callable ``t [J] -> [J, D]``.
+
+    Args:
+        rows: the solutions of all.
+        like: where the rows are.
+    """
+
+    rows: RowsDense
+    like: Tensor
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return hide(self.rows(expose(t, self.like)), self.like)
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> HiddenDense:
+        return replace(self, rows=self.rows.map(f))
 
 
 def dense_of(pieces: list[Piece], y0: Rows, bounds: tuple[Tensor, Tensor], direction: Tensor) -> RowsDense:

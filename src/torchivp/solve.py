@@ -98,8 +98,8 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
         batch_dims: so many leading axes of ``y0`` count rows that are solved each with its own steps, error control, times,
             events and fate (0: one state). ``f`` still gets all of them, ``f(t: [B], y: [B, ...])``, and ``t`` may be ``[B, T]``.
         couple: let all rows take the same steps, as small as the row needs that is hardest then.
-        start: a solution to go on from: with its last state, its step size and its past (a multistep method uses the
-            slopes of its past, a reversible one its second state: ``f`` must be the same).
+        start: a solution to go on from: its last state, its step size and its past (a multistep method uses the slopes of its
+            past, a reversible one its second state: ``f`` must be the same).
 
     Returns:
         Solution: ``.t``, ``.y`` with a leading time axis, ``.status``, ``.stats``, ...; with ``batch_dims`` a BatchSolution.
@@ -115,7 +115,7 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
     """
     check_types(controller=controller, dt=dt, max_steps=max_steps, on_step=on_step, start=start, batch_dims=batch_dims)
     chosen = choose_method(method)
-    together = couple or start is not None or on_step is not None or not steps_by_rows(chosen, jump_times)
+    together = couple or not (start is on_step is None and steps_by_rows(chosen, jump_times))
     kind = choose_kind(f, y0, t, args, [rtol, atol], events, batch_dims, together)
     problem = kind.pose(
         f, y0, t, args, rtol=rtol, atol=atol, start=start, carries=chosen.carries, batch_dims=batch_dims, couple=couple

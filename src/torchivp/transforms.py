@@ -8,10 +8,12 @@ that of the worst of them: the largest number.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 
 _functorch = torch._C._functorch  # torch.func offers no way to ask
@@ -44,6 +46,20 @@ def under_vmap() -> bool:
 
 def _going_on(kind: Any) -> bool:
     return any(level.key() == kind for level in _functorch.get_interpreter_stack() or [])
+
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def outside_of_transforms(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function of no tensors; those that it makes belong to no transform, so that they may be kept for other solves."""
+
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        with temporarily_clear_interpreter_stack():
+            return function(*args, **kwargs)
+
+    return wrapper
 
 
 def as_float(x: Tensor | float) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 from .._types import Rows
 from ..field import Field, time_dtype
 from ..span import Span
+from ..transforms import outside_of_transforms
 from .base import History, Method, Step
 from .tableau import DenseOutput, Row, Tableau, hermite
 
@@ -80,6 +81,7 @@ class _Coefficients(NamedTuple):
 
 
 @lru_cache(maxsize=256)
+@outside_of_transforms
 def coefficients(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> _Coefficients:
     dense = tableau.dense or hermite(tableau)
 

@@ -12,6 +12,7 @@ from .._types import Rows, Slopes
 from ..errors import InputError
 from ..field import Field, time_dtype
 from ..span import Span
+from ..transforms import outside_of_transforms
 from .base import History, Method, Step, second_state
 from .explicit_rk import ExplicitRungeKutta, coefficients, combine
 from .table import choose_method
@@ -125,6 +126,7 @@ class _Coefficients(NamedTuple):
 
 
 @lru_cache(maxsize=256)
+@outside_of_transforms
 def _coefficients(tableau: Tableau, lam: float, dtype: torch.dtype, device: torch.device) -> _Coefficients:
     rk = coefficients(tableau, dtype, device)
     stages = max(i for i, b in enumerate(tableau.b) if b) + 1

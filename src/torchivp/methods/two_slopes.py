@@ -11,6 +11,7 @@ from torch import Tensor
 from .._types import Rows, Slopes
 from ..field import time_dtype
 from ..span import Span
+from ..transforms import outside_of_transforms
 from .base import History, Step
 from .explicit_rk import combine, error_estimate
 
@@ -35,6 +36,7 @@ class TwoSlopes(NamedTuple):
 
 
 @lru_cache(maxsize=64)
+@outside_of_transforms
 def two_slopes(dtype: torch.dtype, device: torch.device) -> TwoSlopes:
     def matrix(*rows: tuple[float, ...]) -> Tensor:
         return torch.tensor(rows, dtype=dtype, device=device)

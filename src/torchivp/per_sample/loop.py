@@ -78,6 +78,13 @@ class RowsState:
         self.alive = bool(running.any())
         self.frozen = spread(~running, self.y)
 
+    def stop(self, rows: Tensor) -> None:
+        """These rows met a terminal event in the step they took, whatever else it brought (their end, the last step allowed)."""
+        for row in rows.nonzero().flatten().tolist():
+            self.failed.pop(row, None)
+        self.code = torch.where(rows, RUNNING, self.code)
+        self.end(rows, Status.EVENT)
+
     def fail(
         self, rows: Tensor, status: Status, step: Step | None = None, dt: Tensor | None = None, error: Any = None
     ) -> None:

@@ -93,8 +93,7 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
         runner: ``'eager'``.
         progress: show a bar on stderr (needs tqdm).
         on_step: called with the time and the state after every accepted step; a true return value stops the solve.
-        throw: raise SolveError if the solve fails; otherwise return what was computed, marked by its status. With
-            ``throw=False``, Ctrl-C returns the part done.
+        throw: raise SolveError if the solve fails; otherwise return the part done, marked by its status (also after Ctrl-C).
         batch_dims: so many leading axes of ``y0`` count rows that are solved each with its own steps, error control, times,
             events and fate (0: one state). ``f`` still gets all of them, ``f(t: [B], y: [B, ...])``, and ``t`` may be ``[B, T]``.
         couple: let all rows take the same steps, as small as the row needs that is hardest then.

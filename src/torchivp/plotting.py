@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ._types import PyTree
 from .errors import InputError
+from .interpolation import DenseSolution
 from .state import flatten
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _axes(ax: Axes | None) -> Axes:
 @torch.no_grad()
 def _sampled(solution: Solution) -> tuple[Tensor, PyTree]:
     """Times ``[T]`` on the host and the states there: of the dense output if there is one."""
-    if solution.dense is None:
+    if not isinstance(solution.dense, DenseSolution):
         return solution.t.detach().cpu(), solution.y
     first, last = (bound * solution.dense.direction for bound in solution.dense.bounds)
     times = torch.linspace(first, last, _DENSE_POINTS, dtype=solution.t.dtype, device=solution.t.device)

@@ -113,8 +113,8 @@ def make_problem(
     times = as_times(t, layout.device)
     if batched(times):
         raise InputError(
-            "The times t differ from row to row of torch.func.vmap, but with a multistep method, start= or on_step= the rows take "
-            "their steps together. Take a Runge-Kutta method such as 'tsit5' without these two, or loop over the rows."
+            "The times t differ from row to row of torch.func.vmap, but with a multistep method, start= or on_step= the rows "
+            "take their steps together. Take a Runge-Kutta method such as 'tsit5' without these two, or loop over the rows."
         )
     direction = -1 if len(times) > 1 and bool(times[0] > times[1]) else 1
     if len(times) == 1 and resume is not None:

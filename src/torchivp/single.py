@@ -52,8 +52,8 @@ def pose(
         )
     if start.resume is None:
         raise InputError(
-            "The solution given as start= is one of the rows of torch.func.vmap, each of which has come to a time of its own with "
-            "steps of its own. Solve on from its last state: `solve(f, start.y[-1], t)`."
+            "The solution given as start= is one of the rows of torch.func.vmap, each of which has come to its time with steps "
+            "of its own. Solve on from its last state: `solve(f, start.y[-1], t)`."
         )
     resume = start.resume.seen_by(carries)
     now = resume.t * resume.direction

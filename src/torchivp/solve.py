@@ -114,7 +114,7 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
     """
     check_types(controller=controller, dt=dt, max_steps=max_steps, on_step=on_step, start=start, batch_dims=batch_dims)
     chosen = choose_method(method)
-    together = couple or not (start is on_step is None and steps_by_rows(chosen, jump_times))
+    together = couple or start is not None or on_step is not None or not steps_by_rows(chosen, jump_times)
     kind = choose_kind(f, y0, t, args, [rtol, atol], events, batch_dims, together)
     problem = kind.pose(
         f, y0, t, args, rtol=rtol, atol=atol, start=start, carries=chosen.carries, batch_dims=batch_dims, couple=couple
@@ -152,8 +152,9 @@ def choose_kind(
     if batch_dims:
         if levels_of([y0, t, args, tolerances]) is not None:
             raise InputError(
-                f"batch_dims={batch_dims} under torch.func.vmap would be rows of rows. Under vmap every row has steps of its own "
-                f"anyway: leave batch_dims out, and vmap over these axes too; or leave vmap out and let batch_dims count its axes."
+                f"batch_dims={batch_dims} under torch.func.vmap would be rows of rows. Under vmap every row has steps of its "
+                f"own anyway: leave batch_dims out and vmap over these axes too; or leave vmap out and count all axes that hold "
+                f"rows, batch_dims={batch_dims + 1}."
             )
         return per_sample
     like = None if together else rows_in(f, y0, t, args, tolerances, events=events)

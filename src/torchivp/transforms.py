@@ -48,7 +48,8 @@ def _going_on(kind: Any) -> bool:
     return any(level.key() == kind for level in _functorch.get_interpreter_stack() or [])
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def outside_of_transforms(function: Callable[P, R]) -> Callable[P, R]:

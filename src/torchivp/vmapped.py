@@ -24,14 +24,14 @@ from .per_sample import solve as per_sample
 from .per_sample.dense import HiddenDense
 from .per_sample.problem import RowClock, RowsProblem, forwards
 from .per_sample.solution import BatchSolution
-from .per_sample.tolerance import RowTolerance, of_rows
+from .per_sample.tolerance import RowNorm, RowTolerance, of_rows
 from .plan import Plan
 from .problem import as_times, listed, make_tolerance, may_carry_gradient
 from .rows_of_vmap import expose, hide, row_count
 from .runners.eager import Run
 from .solution import Solution, Status
 from .state import Layout, as_state, flatten, tree_map, unflatten
-from .tolerance import Tolerance
+from .tolerance import Norm, Tolerance, rms_norm
 from .transforms import batched, under_vmap
 
 
@@ -56,9 +56,7 @@ def rows_in(f: VectorField, y0: PyTree, t: Any, args: PyTree, *more: Any, events
     start, given = times[0].detach().to(layout.real_dtype), () if args is None else (args,)
     functions = [getattr(g, "function", g) for g in (events if isinstance(events, Sequence) else [events])]
     with torch.no_grad():
-        seen = [
-            g(start, tree_map(lambda x: x.detach().clone(), state), *given) for g in (f, *functions) if callable(g)
-        ]
+        seen = [g(start, tree_map(lambda x: x.detach().clone(), state), *given) for g in (f, *functions) if callable(g)]
     return levels_of([state, times, args, *more, *seen])
 
 
@@ -83,7 +81,7 @@ class HidingField(Field):
         super().__init__(one.f, layout, direction, one.args, one.broadcast)
 
     @property
-    def evaluations(self) -> int:  # type: ignore[override]
+    def evaluations(self) -> int:
         return self.one.evaluations
 
     @evaluations.setter
@@ -124,8 +122,15 @@ def all_rows(one: Field, y0: Rows, times: Tensor, tolerance: Tolerance, like: Te
         t=inside.detach(),
         clock=RowClock(inside if may_carry_gradient(inside) else None),
         direction=direction,
-        tolerance=RowTolerance(rows(tolerance.rtol), rows(tolerance.atol), of_rows(layout.rows, False)),
+        tolerance=RowTolerance(rows(tolerance.rtol), rows(tolerance.atol), norm_of_rows(tolerance.norm, layout, like)),
     )
+
+
+def norm_of_rows(norm: Norm, layout: Layout, like: Tensor) -> RowNorm:
+    """A norm of ``[1, D]``, of every row."""
+    if norm is rms_norm:
+        return of_rows(layout.rows, couple=False)
+    return lambda x: expose(torch.as_tensor(norm(hide(x.view(layout.rows, 1, -1), like))), like)
 
 
 @dataclass(frozen=True)
@@ -165,9 +170,7 @@ class UnderVmap:
     def not_started(self, problem: RowsProblem, plan: Plan, status: Status) -> Run:
         return per_sample.not_started(problem, plan, status)
 
-    def gather(
-        self, problem: RowsProblem, plan: Plan, out: Run, through: Callable[..., PyTree] | None
-    ) -> Solution:
+    def gather(self, problem: RowsProblem, plan: Plan, out: Run, through: Callable[..., PyTree] | None) -> Solution:
         """The solution as a row of vmap sees it.
 
         Raises:

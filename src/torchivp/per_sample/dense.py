@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..interpolation import DenseSolution, StepPolynomials
 from ..rows_of_vmap import expose, hide
 from ..trajectory import Piece
+from ..transforms import as_float, worst
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,12 @@ class RowsDense:
         first, last = self.bounds
         slack = 4 * torch.finfo(t.dtype).eps * torch.maximum(first.abs(), last.abs())
         outside = (inside < (first - slack).unsqueeze(1)) | (inside > (last + slack).unsqueeze(1))
-        if bool(outside.any()):
-            row = int(outside.any(1).nonzero()[0])
-            ends = sorted(float(b[row] * self.direction[row]) for b in self.bounds)
+        if as_float(outside.any()):
+            row = int(worst(outside.any(1)).nonzero()[0])
+            asked = as_float(torch.where(outside, t, -torch.inf)[row].amax())
+            ends = sorted(float(b[row].detach() * self.direction[row]) for b in self.bounds)
             raise InputError(
-                f"The solution of row {row} was asked for at t={float(t[row][outside[row]][0].detach()):g}, but it is known on "
+                f"The solution of row {row} was asked for at t={asked:g}, but it is known on "
                 f"[{ends[0]:g}, {ends[1]:g}] only. Solve over a longer interval, or ask inside this one."
             )
         step = torch.searchsorted(self.until, inside.detach().contiguous()).clamp(max=self.until.shape[1] - 1)

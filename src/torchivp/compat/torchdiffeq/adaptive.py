@@ -14,7 +14,7 @@ from ...methods import AdaptiveHeun, Bosh3, Dopri5, Dopri8, ExplicitRungeKutta, 
 from ...methods import Fehlberg2 as EngineFehlberg2
 from ...methods.tableau import Tableau
 from ...problem import may_carry_gradient
-from . import engine
+from . import engine, rows
 from .control import AsAsked, whole
 from .fixed import handle_unused_kwargs
 from .functions import CALLBACKS
@@ -146,17 +146,26 @@ class RKAdaptiveStepsizeODESolver(Stepwise, AdaptiveStepsizeEventODESolver):
     def setup_event(self, t0: Tensor) -> engine.Setup:
         return self._setup(t0, engine.last_time(self.y0), landing=False, event_times=self.dtype)
 
+    @property
+    def by_rows(self) -> bool:
+        """Under vmap every row may have steps of its own: nobody looks at them or says where they end."""
+        return self.in_engine and self.step_t is self.jump_t is None and engine.watch(self, self.dtype) is None
+
+    @property
+    def dt(self) -> float | None:
+        """The size of the first step, if it was asked for."""
+        limits = self.controller
+        return None if self.first_step is None else min(max(float(self.first_step), limits.min_step), limits.max_step)
+
     def _setup(self, t: Tensor, end: float, landing: bool, event_times: torch.dtype | None = None) -> engine.Setup:
         tolerance = engine.tolerance_of(self.rtol, self.atol, self.y0, self.norm)
         t = t.to(time_dtype(t.device))
         stops, jumps = landings(self.step_t, self.jump_t, t[0].detach())
         moving = tuple(x[(x > t[0]) & (x < end)] for x in (stops, jumps) if may_carry_gradient(x))
         problem = engine.make_problem(self.func, self.y0, _apart(t, moving), tolerance, moving, event_times)
-        limits = self.controller
-        first = None if self.first_step is None else min(max(float(self.first_step), limits.min_step), limits.max_step)
         plan = engine.make_plan(
             problem, self.engine_method(), self.controller, end=end,
-            stops=[*stops.tolist(), *(problem.t[1:] if landing else ())], jumps=jumps.tolist(), open_ends=True, dt=first,
+            stops=[*stops.tolist(), *(problem.t[1:] if landing else ())], jumps=jumps.tolist(), open_ends=True, dt=self.dt,
             max_steps=self.max_num_steps, watch=engine.watch(self, self.dtype),
         )  # fmt: skip
         return engine.Setup(problem, plan)
@@ -164,7 +173,8 @@ class RKAdaptiveStepsizeODESolver(Stepwise, AdaptiveStepsizeEventODESolver):
     def integrate(self, t: Tensor) -> Tensor:
         if engine.is_overridden(self, RKAdaptiveStepsizeODESolver, *HOOKS):
             return super().integrate(t)
-        return engine.integrate(self, t)
+        like = rows.of_solver(self, t)
+        return engine.integrate(self, t) if like is None else rows.integrate(self, t, like)
 
     def integrate_until_event(self, t0: Tensor, event_fn: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
         if engine.is_overridden(self, RKAdaptiveStepsizeODESolver, *HOOKS):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ...controllers import PID, Verdict
-from ...controllers.base import Memory
+from ...controllers.base import Memory, RowMemory, RowVerdict
 from ...errors import InputError
 from .errors import StepCountError
 
@@ -24,6 +27,11 @@ class AsAsked(PID):
         verdict = super().judge(ratio, dt, memory, error_order)
         again = not verdict.accepted and verdict.dt >= dt  # the same step would be rejected for ever
         return verdict._replace(dt=0.2 * dt) if again else verdict
+
+    def judge_rows(self, ratio: Tensor, dt: Tensor, memory: RowMemory, error_order: int) -> RowVerdict:
+        verdict = super().judge_rows(ratio, dt, memory, error_order)
+        again = ~verdict.accepted & (verdict.dt >= dt)
+        return verdict._replace(dt=torch.where(again, 0.2 * dt, verdict.dt))
 
 
 def whole(max_num_steps: Any) -> int:

@@ -228,10 +228,20 @@ def raise_failure(problem: Problem, plan: Plan, state: LoopState) -> None:
     """Raise if the loop did not do what it was asked to do: torchdiffeq's words first, then what to try."""
     if state.status.success:
         return
-    error, text = _FAILURES[state.status]
-    said = text.format(n=plan.max_steps, dt=state.dt, y=problem.layout.unravel(state.y.detach()))
-    advice = message(problem, plan, state).replace("max_steps", "max_num_steps")
-    raise error(f"{said}. {advice}") from (state.failed.error if state.failed else None)
+    y = problem.layout.unravel(state.y.detach())
+    error = failure(state.status, message(problem, plan, state), n=plan.max_steps, dt=state.dt, y=y)
+    raise error from (state.failed.error if state.failed else None)
+
+
+def failure(status: Status, advice: str, **numbers: Any) -> Exception:
+    """What to raise.
+
+    Args:
+        advice: what happened and what to try, in our words.
+        numbers: for torchdiffeq's: ``n`` (of steps), ``dt``, ``y``.
+    """
+    error, text = _FAILURES[status]
+    return error(f"{text.format(**numbers)}. {advice.replace('max_steps', 'max_num_steps')}")
 
 
 _FAILURES: dict[Status, tuple[type[Exception], str]] = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...interpolation import DenseSolution, fit
-from . import engine
+from . import engine, rows
 from .errors import NotSupportedError, OutsideInterval
 from .functions import flat_to_shape
 from .inputs import Inputs, check_inputs
@@ -48,6 +48,7 @@ def odeint(
     """
     inputs = check_inputs(func, y0, t, rtol, atol, method, options, event_fn, SOLVERS)
     solver = make_solver(inputs)
+    rows.check_times(inputs.t, solver if event_fn is None else None)
     if event_fn is None:
         return in_shape(solver.integrate(inputs.t), inputs, len(t))
     event_t, solution = solver.integrate_until_event(inputs.t[0], inputs.event_fn)
@@ -88,6 +89,7 @@ def odeint_dense(
     )
     inputs = check_inputs(func, y0, t, rtol, atol, method, options, None, SOLVERS)
     solver = make_solver(inputs)
+    rows.check_times(inputs.t, None)
     if not getattr(solver, "in_engine", False):
         raise NotSupportedError(
             f"{type(solver).__name__} has no dense output, because it takes its steps itself. Take another method, for "

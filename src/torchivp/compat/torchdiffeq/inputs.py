@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError, InputTypeError
-from ...transforms import batched
+from ...rows_of_vmap import expose
 from .errors import ArgumentError, IntegerStateError, NoTensorsError, NoTimesError, NotYetImplementedError
 from .functions import (
     ADJOINT_CALLBACKS,
@@ -177,10 +177,9 @@ def check_times(t: Any) -> bool:
     _check(t.dim() == 1, "t must be one dimensional")
     if len(t) == 0:
         raise NoTimesError("t is empty. It must hold at least one time, the start.")
-    _check(not batched(t), "t must not differ from row to row of torch.func.vmap; scale the time in func instead")
-    times = t.detach().tolist()
-    forward = all(a < b for a, b in zip(times, times[1:]))
-    backward = all(a > b for a, b in zip(times, times[1:]))
+    times = expose(t.detach(), t.detach())  # those of all rows of vmap
+    forward = bool((times[:, :-1] < times[:, 1:]).all())
+    backward = bool((times[:, :-1] > times[:, 1:]).all())
     _check(forward or backward, "t must be strictly increasing or decreasing")
     return not forward
 

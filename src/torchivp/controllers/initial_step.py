@@ -33,7 +33,7 @@ def initial_steps(
     last = span.t1 if span.last is None else torch.minimum(span.last, span.t1)
     inside = RowSpan(span.t, span.t + h0, spread(h0, y), last, span.first, span.frozen)
     (probe_time,) = field.times(inside, torch.zeros(1, dtype=time_dtype(y.device), device=y.device))
-    d2 = size(field(probe_time, inside.advance(y, slope)) - slope) / h0
+    d2 = size(field(probe_time, inside.advance(y, slope)).detach() - slope) / h0  # forward mode reaches into no_grad
     steepest = torch.maximum(d1, d2)
     usable = (steepest > 1e-15) & torch.isfinite(steepest)
     h1 = torch.where(usable, (0.01 / steepest) ** (1 / (order + 1)), (h0 * 1e-3).clamp(min=1e-6))

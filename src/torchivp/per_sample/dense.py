@@ -47,7 +47,8 @@ class RowsDense:
                 f"The solution of row {row} was asked for at t={asked:g}, but it is known on "
                 f"[{ends[0]:g}, {ends[1]:g}] only. Solve over a longer interval, or ask inside this one."
             )
-        step = torch.searchsorted(self.until, inside.detach().contiguous()).clamp(max=self.until.shape[1] - 1)
+        wanted = inside.detach().clone(memory_format=torch.contiguous_format)  # also where vmap hides an axis
+        step = torch.searchsorted(self.until, wanted).clamp(max=self.until.shape[1] - 1)
         step = torch.minimum(step, self.until.argmax(1, keepdim=True))
         theta = (inside - self.t0.gather(1, step)) / torch.where(self.dt == 0, 1, self.dt).gather(1, step)
         theta = theta.to(self.coefficients.real.dtype).unsqueeze(2)

@@ -15,6 +15,7 @@ from .errors import (
 )
 from .events import Event, SteadyState
 from .forcing import Interpolation
+from .per_sample.solution import BatchSolution
 from .solution import Solution, Stats, Status
 from .solve import solve
 
@@ -30,6 +31,7 @@ __all__ = [
     "PI",
     "PID",
     "PrecisionWarning",
+    "BatchSolution",
     "Solution",
     "SolveError",
     "Stats",

@@ -108,13 +108,13 @@ class Field:
                 f"f(t, y) returned the structure {spec}, but y0 has {layout.spec}. "
                 f"Return one slope for each tensor of the state, in the same structure."
             )
-        rows = [
+        parts = [
             x
             if isinstance(x, Tensor) and x.shape == shape and x.dtype == dtype
             else self._mend(x, shape, dtype, layout.name(i))
             for i, (x, shape, dtype) in enumerate(zip(leaves, layout.shapes, layout.dtypes))
         ]
-        return torch.cat([x.reshape(-1).to(layout.dtype) for x in rows]).view(1, layout.size)
+        return layout.joined(parts)
 
     def _same_but_for_type(self, slope: PyTree, n: int) -> bool:
         """A list where the state is a tuple, or the other way round: what one returns from a function without a thought."""

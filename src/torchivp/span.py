@@ -51,6 +51,14 @@ class OneSpan(NamedTuple):
         """``change / dt``."""
         return change / self.dt
 
+    def each(self, y: Rows) -> Tensor:
+        """The states in a row of numbers, ``[B, D]``: here one."""
+        return y
+
+    def again(self) -> OneSpan:
+        """The span with which an accepted step is taken again."""
+        return self
+
     def settle(self, step: Step, y0: Rows, history: History) -> Step:
         """The step as the loop goes on from it."""
         return step
@@ -107,6 +115,12 @@ class RowSpan(NamedTuple):
     def dt(self) -> Tensor:
         return self.t1 - self.t
 
+    @property
+    def moved(self) -> Tensor:
+        """The rows that get anywhere with the step, ``[B]``."""
+        moved = self.t1.detach() > self.t.detach()
+        return moved if self.taken is None else moved & self.taken
+
     def taken_by(self, rows: Tensor) -> RowSpan:
         """The same step, taken by these rows ``[B]`` only."""
         return self._replace(taken=rows, moves=spread(rows, self.size))
@@ -128,6 +142,21 @@ class RowSpan(NamedTuple):
     def choose(self, after: Rows, before: Rows) -> Rows:
         """What holds after the step in rows that take it, what held before in the others."""
         return after if self.moves is None else torch.where(self.moves, after, before)
+
+    def each(self, y: Rows) -> Tensor:
+        return y.view(len(self.t), -1)
+
+    def again(self) -> RowSpan:
+        """The span with which a step is taken again: rows that did not take it stay where they are. What they were rejected for
+        may have overflowed, and 0 times inf has no gradient."""
+        if self.taken is None or self.moves is None:
+            return self
+        stay = ~self.moves
+        return self._replace(
+            t1=torch.where(self.taken, self.t1, self.t),
+            size=torch.where(self.moves, self.size, 0),
+            frozen=stay if self.frozen is None else self.frozen | stay,
+        )
 
     def settle(self, step: Step, y0: Rows, history: History) -> Step:
         """The step as the rows go on from it: those that do not take it keep their state and their history."""

@@ -184,7 +184,10 @@ class Layout:
         """``[1, D]`` from a state of this layout."""
         if self.is_tensor:
             return state.reshape(1, self.size).to(self.dtype)
-        leaves = flatten(state)[0]
+        return self.joined(flatten(state)[0])
+
+    def joined(self, leaves: list[Any]) -> Rows:
+        """The same from the leaves of a state."""
         parts = [x.reshape(self.rows, width).to(self.dtype) for x, width in zip(leaves, self.widths)]
         return torch.cat(parts, dim=1).view(1, self.size)
 

@@ -44,11 +44,16 @@ class RowsDense:
                 f"The solution of row {row} was asked for at t={float(t[row][outside[row]][0].detach()):g}, but it is known on "
                 f"[{ends[0]:g}, {ends[1]:g}] only. Solve over a longer interval, or ask inside this one."
             )
+        return self.at(inside)
+
+    def at(self, inside: Tensor) -> Tensor:
+        """The same at times as inside the library, unchecked."""
+        rows = torch.arange(len(inside), device=inside.device).unsqueeze(1)
+        inside = inside.to(self.until.dtype)
         step = torch.searchsorted(self.until, inside.detach().contiguous()).clamp(max=self.until.shape[1] - 1)
         step = torch.minimum(step, self.until.argmax(1, keepdim=True))
         theta = (inside - self.t0.gather(1, step)) / torch.where(self.dt == 0, 1, self.dt).gather(1, step)
         theta = theta.to(self.coefficients.real.dtype).unsqueeze(2)
-        rows = torch.arange(len(t), device=t.device).unsqueeze(1)
         c = self.coefficients.transpose(0, 1)  # [P + 1, N, B, D]
         y = c[-1][step, rows]
         for c_p in c[:-1].flip(0):
@@ -77,18 +82,12 @@ def dense_of(pieces: list[Piece], y0: Rows, bounds: tuple[Tensor, Tensor], direc
         return RowsDense(start, torch.zeros_like(start), start, y0.view(1, 1, rows, -1), bounds, direction)
     t0 = torch.stack([p.span.t for p in pieces], dim=1)
     t1 = torch.stack([p.span.t1 for p in pieces], dim=1)
-    taken = torch.stack([taken_of(p, rows) for p in pieces], dim=1)
+    taken = torch.stack([p.span.moved for p in pieces], dim=1)
     until = torch.where(taken, t1.detach(), -torch.inf).cummax(1).values
     coefficients = []
-    for p in pieces:
+    for i, p in enumerate(pieces):
         higher = (p.weights @ p.k.to(p.weights.dtype)).to(p.y0.dtype).view(len(p.weights), rows, -1)
         size = (p.span.t1 - p.span.t).to(p.y0.dtype).view(1, rows, 1)
-        coefficients.append(torch.cat([p.y0.view(1, rows, -1), higher * size]))
+        higher = torch.where(taken[:, i].view(1, rows, 1), higher * size, 0)  # a rejected step may have overflowed
+        coefficients.append(torch.cat([p.y0.view(1, rows, -1), higher]))
     return RowsDense(t0, t1 - t0, until.contiguous(), torch.stack(coefficients), bounds, direction)
-
-
-def taken_of(piece: Piece, rows: int) -> Tensor:
-    """Which rows took the step of a piece, ``[B]``."""
-    taken = piece.span.taken
-    moved = piece.span.t1.detach() > piece.span.t.detach()
-    return moved if taken is None else taken & moved

@@ -12,19 +12,17 @@ from torch import Tensor
 from .._types import PyTree, VectorField
 from ..controllers import Controller
 from ..errors import InputError
-from ..failures import message
-from ..loop import LoopState
 from ..methods import Method
 from ..names import named
 from ..plan import Plan, choose_controller
-from ..problem import Clock, Problem, listed
+from ..problem import listed
 from ..runners import ROW_RUNNERS
 from ..runners.eager import Run
 from ..runners.rows import counters, first_outputs
 from ..saving import chosen as chosen_save
 from ..solution import Status
-from ..tolerance import Tolerance
 from .dense import dense_of
+from .failures import messages_of, summary
 from .limits import RowLimits, padded
 from .loop import CODES, RowsState, begin
 from .problem import RowsProblem, make_rows_problem
@@ -137,15 +135,11 @@ def gather(problem: RowsProblem, plan: Plan, out: Run, through: Callable[..., An
     state, trajectory, layout = out.state, out.trajectory, problem.layout
     outputs = read(trajectory, last_outputs(problem, plan, state, trajectory))
     outputs = outputs._replace(t=outputs.t * problem.direction.repeat_interleave(outputs.lengths))
-    messages = {b: message_of(problem, plan, state, b) for b in state.failed}
-    code = state.code
-    for number, status in enumerate(CODES):
-        rows = [] if status.success else (code == number).nonzero().flatten().tolist()
-        messages.update((b, f"{status.value}.") for b in rows if b not in messages)
+    messages = messages_of(problem, plan, state)
     bounds = (problem.clock(problem.t0), trajectory.end_time)
     return BatchSolution(
-        codes=code,
-        message=summary(len(code), messages),
+        codes=state.code,
+        message=summary(layout.rows, messages),
         messages=messages,
         layout=layout,
         outputs=outputs,
@@ -170,36 +164,3 @@ def last_outputs(problem: RowsProblem, plan: Plan, state: RowsState, trajectory:
     columns = torch.full_like(rows, problem.t.shape[1] - 1)
     times = problem.clock.at(trajectory.end_time[rows], rows)
     return [Values(trajectory.end.view(len(reached), -1)[rows], rows, columns, times)]
-
-
-def message_of(problem: RowsProblem, plan: Plan, state: RowsState, b: int) -> str:
-    """What happened to a row that failed, as a solve of it alone would say."""
-    failed = state.failed[b]
-    width = problem.layout.width
-    layout = problem.layout.of_a_row()
-
-    def part(x: Tensor) -> Tensor:
-        return x[:, b * width : (b + 1) * width] if x.dim() else x
-
-    tolerance = problem.tolerance
-    rtol = part(tolerance.rtol) if isinstance(tolerance.rtol, Tensor) else tolerance.rtol
-    direction = int(problem.direction[b])
-    alone = Problem(
-        problem.field, layout, part(problem.y0), problem.t[b].tolist(), Clock(None), direction,
-        Tolerance(rtol, part(tolerance.atol)),
-    )  # fmt: skip
-    stands = LoopState(
-        float(state.t[b]), part(state.y), failed.dt, attempted=int(state.attempted[b]), accepted=int(state.accepted[b]),
-        rejected=int(state.rejected[b]), status=CODES[int(state.code[b])], failed=failed,
-    )  # fmt: skip
-    return message(alone, plan, stands)
-
-
-def summary(n: int, messages: dict[int, str]) -> str:
-    """How it went, with what the first rows failed at."""
-    if not messages:
-        return f"All {n} rows did what they were asked to do."
-    first = [f"row {b}: {text}" for b, text in sorted(messages.items())[:3]]
-    more = f"\n... and {len(messages) - 3} more (see `.messages`)." if len(messages) > 3 else ""
-    numbers = ", ".join(map(str, sorted(messages)[:20])) + (", ..." if len(messages) > 20 else "")
-    return f"{len(messages)} of {n} rows failed ({numbers}); the others finished.\n" + "\n".join(first) + more

@@ -25,14 +25,14 @@ from ..saving import chosen as chosen_save
 from ..solution import Status
 from ..tolerance import Tolerance
 from .dense import dense_of
-from .events import RowsFound
+from .events import RowsFound, ends
 from .events import read as read_events
 from .limits import RowLimits, padded
 from .loop import CODES, RowsState, begin
 from .problem import RowsProblem, make_rows_problem
 from .saving import RowEnds, RowSteps, RowTimes, read
 from .solution import BatchSolution, RowEnd
-from .trajectory import RowTrajectory, Values
+from .trajectory import Values
 
 
 def pose(
@@ -136,7 +136,7 @@ def gather(problem: RowsProblem, plan: Plan, out: Run, through: Callable[..., An
     """The solution from what the loop left."""
     state, trajectory, layout = out.state, out.trajectory, problem.layout
     found = read_events(trajectory, plan.events, problem)
-    t, y = ends(problem, trajectory, [e for e, event in zip(found, plan.events) if event.terminal])
+    t, y = ends(trajectory, plan.events, found, problem)
     outputs = read(trajectory, last_outputs(problem, plan, state, trajectory.counts, t, y))
     outputs = outputs._replace(t=outputs.t * problem.direction.repeat_interleave(outputs.lengths))
     events = [as_user(e, problem) for e in found]
@@ -165,14 +165,6 @@ def as_user(found: RowsFound, problem: RowsProblem) -> list[tuple[Tensor, PyTree
     one = problem.layout.of_a_row()
     by_row = zip(found.by_row(problem.layout.rows), problem.direction)
     return [(t * direction, one.unravel(y, lead=(len(y),))) for (t, y), direction in by_row]
-
-
-def ends(problem: RowsProblem, trajectory: RowTrajectory, stopped: list[RowsFound]) -> tuple[Tensor, Tensor]:
-    """Where the rows ended: times ``[B]`` and states ``[B, D]``, of some at a terminal event."""
-    t, y = problem.clock(trajectory.end_time), trajectory.end.view(problem.layout.rows, -1)
-    for e in stopped:
-        t, y = t.index_put((e.rows,), e.t), y.index_put((e.rows,), e.y)
-    return t, y
 
 
 def last_outputs(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._types import Time
 from ..autocast import without_autocast
 from ..errors import GradientError
 from ..field import Field
@@ -293,7 +294,7 @@ class Off:
         return (errors / larger.clamp(min=torch.finfo(sizes.dtype).tiny)).amax()
 
 
-def _vjp(outputs: list[Tensor], inputs: list[Tensor], cotangents: Grads, t: float) -> Grads:
+def _vjp(outputs: list[Tensor], inputs: list[Tensor], cotangents: Grads, t: Time) -> Grads:
     pairs = [(o, c) for o, c in zip(outputs, cotangents) if c is not None and o.requires_grad]
     if not pairs:
         return [None] * len(inputs)

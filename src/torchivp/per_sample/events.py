@@ -13,7 +13,7 @@ from .._types import Rows
 from ..errors import InputError
 from ..events import TINY, Event, moved, refuse
 from ..trajectory import Piece
-from ..transforms import derivatives, recorded
+from ..transforms import constant, derivatives, recorded
 from .dense import RowPolynomials, taken_of
 from .loop import RowsState
 from .problem import RowsProblem
@@ -105,7 +105,7 @@ class RowDetector:
         if not bool(torch.stack([c.there.any() for c in crossings]).any()):
             return []
         found = [
-            RowEvents(number, index, rows, locate(partial(self._along, event, steps, rows), *bracket))
+            RowEvents(number, index, rows, constant(locate(partial(self._along, event, steps, rows), *bracket)))
             for number, event in enumerate(self.events)
             for rows, bracket in crossings[number].brackets()
         ]

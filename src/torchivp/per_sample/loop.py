@@ -19,6 +19,7 @@ from ..plan import Plan
 from ..randomness import Draws, RandomState
 from ..solution import Status
 from ..span import RowSpan, spread
+from ..transforms import constant
 from .problem import RowsProblem
 from .saving import Wanted
 
@@ -99,7 +100,7 @@ class RowsState:
 def begin(problem: RowsProblem) -> RowsState:
     """The state before anything is computed."""
     rows = problem.layout.rows
-    t0 = problem.t0.contiguous()
+    t0 = problem.t0
     none = torch.zeros(rows, dtype=torch.int64, device=t0.device)
     return RowsState(t0, problem.y0, torch.full_like(t0, math.inf), none + RUNNING, none, none)
 
@@ -162,7 +163,7 @@ def attempted_step(problem: RowsProblem, plan: Plan, state: RowsState) -> RowsTa
     known = known_slopes(problem, plan, state, timed)
     draws = Draws(state.slope_draws, problem.field.random_state())
     step = plan.method.step(problem.field, timed, state.y, known)
-    ratio = error_ratio(problem, plan, state, step)
+    ratio = constant(error_ratio(problem, plan, state, step))
     size = span.t1 - span.t
     running = state.running
     verdict = plan.controller.judge_rows(ratio, size, state.memory, error_order(plan))
@@ -259,7 +260,9 @@ def first_steps(problem: RowsProblem, plan: Plan, state: RowsState) -> None:
         nothing = Step(state.y, state.slope, state.slope, None, ())
         state.fail(bad, Status.NONFINITE_SLOPE, nothing, torch.full_like(state.t, math.inf))
     room = (span.t1 - span.t).clamp(max=plan.controller.max_step)
-    state.dt = initial_steps(field, span, room, state.y, state.slope, error_order(plan) - 1, problem.tolerance)
+    state.dt = constant(
+        initial_steps(field, span, room, state.y, state.slope, error_order(plan) - 1, problem.tolerance)
+    )
 
 
 def _of_row(step: Step | None, row: int, rows: int) -> Step | None:

@@ -76,7 +76,7 @@ class RowsProblem(Problem):
 
     @property
     def t0(self) -> Tensor:  # type: ignore[override]
-        return self.t[:, 0]
+        return self.t[:, 0].contiguous()
 
 
 def make_rows_problem(

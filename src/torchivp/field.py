@@ -80,7 +80,8 @@ class Field:
         """
         times = span.times(from_end)
         times = times if self.turn is None else times * self.direction
-        return times.to(self.layout.real_dtype).view(-1, *self.layout.batch).unbind(0)
+        times = times.to(self.layout.real_dtype)
+        return times.unbind(0) if len(self.layout.batch) < 2 else times.view(-1, *self.layout.batch).unbind(0)
 
     def start_slope(self, span: Span, y: Rows) -> Rows:
         """The slope at the start of a step (just after it, where ``f`` jumps)."""

@@ -30,7 +30,7 @@ class BatchSolution:
         t: times of the saved values, ``[B, T]`` or a list of B ``[T_b]``.
         y: saved values: the user's state, its time axis behind the batch axes.
         lengths: how many values each row has, ``[B]``.
-        status: how each row ended: a list of B.
+        status: how each row ended: a list of B (its number in ``list(Status)`` is ``codes``, ``[B]``).
         message: for people: how it went, and what to try about the rows that failed.
         messages: the same for every row that failed, by its number.
         t_events: for each event function a list of B tensors ``[E_b]``; None without events.
@@ -46,7 +46,7 @@ class BatchSolution:
         >>> sol.y[:, -1], sol.stats.accepted, sol[3].status
     """
 
-    status: list[Status]
+    codes: Tensor = field(repr=False)
     message: str
     messages: dict[int, str]
     layout: Layout = field(repr=False)
@@ -66,18 +66,23 @@ class BatchSolution:
             self.y = applied(self.through, self.t, self.y, self.layout)
 
     @property
+    def status(self) -> list[Status]:
+        names = list(Status)
+        return [names[code] for code in self.codes.tolist()]
+
+    @property
     def stats(self) -> Stats:
         return Stats(**self.counters)
 
     @property
     def success(self) -> bool:
         """True unless a row failed or was interrupted."""
-        return all(status.success for status in self.status)
+        return not self.messages
 
     @property
     def failed(self) -> list[int]:
         """The numbers of the rows that failed or were interrupted."""
-        return [b for b, status in enumerate(self.status) if not status.success]
+        return sorted(self.messages)
 
     def __len__(self) -> int:
         return self.layout.rows
@@ -151,7 +156,8 @@ class BatchSolution:
         return self
 
     def __repr__(self) -> str:
-        ended = ", ".join(f"{self.status.count(s)} {s.name.lower()}" for s in dict.fromkeys(self.status))
+        status = self.status
+        ended = ", ".join(f"{status.count(s)} {s.name.lower()}" for s in dict.fromkeys(status))
         shape = list(self.t.shape) if isinstance(self.t, Tensor) else f"[{len(self)}, {_range(self.lengths)}]"
         steps = _range(self.counters["accepted"])
         return f"BatchSolution({len(self)} rows: {ended}, t={shape}, steps={steps}, nfe={self.stats.nfe})"
@@ -163,6 +169,7 @@ class BatchSolution:
     def _map(self, f: Callable[[Tensor], Tensor]) -> BatchSolution:
         moved = replace(
             self,
+            codes=f(self.codes),
             layout=self.layout.map(f),
             outputs=Outputs(*(f(x) for x in self.outputs)),
             ends=RowEnd(*(f(x) for x in self.ends)),

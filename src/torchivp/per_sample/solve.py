@@ -120,6 +120,8 @@ def both_ways(times: list[float], problem: RowsProblem) -> Tensor | None:
 
 def grid_of(controller: Controller, problem: RowsProblem) -> Tensor | None:
     """The points of every row's fixed grid."""
+    if controller.adaptive:
+        return None
     times = problem.t.tolist()
     if all(row == times[0] for row in times):
         grid = padded([controller.grid(times[0])], problem.t0)
@@ -141,12 +143,14 @@ def gather(problem: RowsProblem, plan: Plan, out: Run, through: Callable[..., An
     outputs = outputs._replace(t=outputs.t * problem.direction.repeat_interleave(outputs.lengths))
     events = [as_user(e, problem) for e in found]
     messages = {b: message_of(problem, plan, state, b) for b in state.failed}
-    status = [CODES[code] for code in state.code.tolist()]
-    messages.update((b, f"{s.value}.") for b, s in enumerate(status) if not s.success and b not in messages)
+    code = state.code
+    for number, status in enumerate(CODES):
+        rows = [] if status.success else (code == number).nonzero().flatten().tolist()
+        messages.update((b, f"{status.value}.") for b in rows if b not in messages)
     bounds = (problem.clock(problem.t0), trajectory.end_time)
     return BatchSolution(
-        status=status,
-        message=summary(status, messages),
+        codes=code,
+        message=summary(len(code), messages),
         messages=messages,
         layout=layout,
         outputs=outputs,
@@ -204,11 +208,11 @@ def message_of(problem: RowsProblem, plan: Plan, state: RowsState, b: int) -> st
     return message(alone, plan, stands)
 
 
-def summary(status: list[Status], messages: dict[int, str]) -> str:
+def summary(n: int, messages: dict[int, str]) -> str:
     """How it went, with what the first rows failed at."""
     if not messages:
-        return f"All {len(status)} rows did what they were asked to do."
+        return f"All {n} rows did what they were asked to do."
     first = [f"row {b}: {text}" for b, text in sorted(messages.items())[:3]]
     more = f"\n... and {len(messages) - 3} more (see `.messages`)." if len(messages) > 3 else ""
     numbers = ", ".join(map(str, sorted(messages)[:20])) + (", ..." if len(messages) > 20 else "")
-    return f"{len(messages)} of {len(status)} rows failed ({numbers}); the others finished.\n" + "\n".join(first) + more
+    return f"{len(messages)} of {n} rows failed ({numbers}); the others finished.\n" + "\n".join(first) + more

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -14,11 +14,10 @@ from ._types import PyTree
 from .errors import GradientError, InputError, InputTypeError
 from .interpolation import StepPolynomials, fit
 from .problem import Problem
-from .tolerance import Tolerance
 from .trajectory import Found, Piece, Trajectory
 from .transforms import as_float, batched, derivatives, recorded
 
-_TINY = 1e-300
+TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,9 @@ class Event:
     """A function whose zeros along the solution are looked for.
 
     Args:
-        function: ``g(t, y)``, or ``g(t, y, args)`` where ``f`` takes args; returns one number.
-        terminal: stop the solve at the first one.
+        function: ``g(t, y)``, or ``g(t, y, args)`` where ``f`` takes args; returns one number. With ``batch_dims`` it gets all
+            rows at once, ``g(t: [*batch], y: [*batch, ...]) -> [*batch]``, one number for each.
+        terminal: stop the solve at the first one (with ``batch_dims``: the row that meets it; the others go on).
         direction: +1 for crossings from negative to positive in the direction of the solve, -1 for the others, 0 for all.
         samples: points in each step at which the sign is looked at; crossings that come in pairs between two of them are
             missed.
@@ -63,7 +63,7 @@ class SteadyState:
     """A terminal event: the solution has come to rest, ``|f| <= atol + rtol * |y|`` (root mean square).
 
     It costs one evaluation of ``f`` in each step. With ``gradient="implicit"`` the state there is differentiated as a
-    solution of ``f = 0``.
+    solution of ``f = 0``. With ``batch_dims`` every row stops where it has come to rest.
 
     Args:
         rtol: of the state, in 1 / (unit of t); ten times that of the solve if None. The error of the steps keeps a solution
@@ -90,13 +90,13 @@ class SteadyState:
         of_solve = problem.tolerance
         rtol = 10 * of_solve.rtol if self.rtol is None else self.rtol
         atol = 10 * of_solve.atol if self.atol is None else torch.full_like(of_solve.atol, self.atol)
-        size = Tolerance(rtol, atol, of_solve.norm)
+        size = replace(of_solve, rtol=rtol, atol=atol)
 
         def moving(t: Tensor, y: PyTree, *args: PyTree) -> Tensor:
             row = problem.layout.ravel(y)
             slope = problem.field.with_args(args)(t, row)
             problem.field.evaluations += 1
-            return size.norm(slope / size.scale(row)) - 1
+            return (size.norm(slope / size.scale(row)) - 1).view(problem.layout.batch)
 
         return Event(moving, terminal=True, direction=-1, samples=1, at_rest=True)
 
@@ -201,7 +201,7 @@ class Detector:
             if (rising and event.direction >= 0) or (falling and event.direction <= 0):
                 found.append(self._locate(event, steps, left, right, g_left, g_right))
             if (rising or falling) and g_right == 0:  # counted here: go on from the far side
-                g_right = _TINY if rising else -_TINY
+                g_right = TINY if rising else -TINY
             g_left = g_right
             left = right
         self.before[number] = g_left
@@ -276,21 +276,21 @@ def _with_gradient(detector: Detector, event: Event, steps: StepPolynomials, loc
         rate = derivatives(along, t)[0].detach()
     if not bool(rate != 0):
         if recorded():
-            _refuse(located, torch.ones(()))
-        t = _moved(t, along(t))  # depends on g, but nobody knows how
-        t.register_hook(partial(_refuse, located))
+            refuse(located, torch.ones(()))
+        t = moved(t, along(t))  # depends on g, but nobody knows how
+        t.register_hook(partial(refuse, located))
         return t.reshape(1), steps(zero, t.reshape(1))
-    t = _moved(t, along(t) / rate)
-    t = _moved(t, along(t) / derivatives(along, t)[0])
+    t = moved(t, along(t) / rate)
+    t = moved(t, along(t) / derivatives(along, t)[0])
     return t.reshape(1), steps(zero, t.reshape(1))
 
 
-def _moved(t: Tensor, newton: Tensor) -> Tensor:
+def moved(t: Tensor, newton: Tensor) -> Tensor:
     """``t`` with the gradient of ``t - newton``."""
     return t - (newton - newton.detach()).to(t.dtype)
 
 
-def _refuse(located: float, cotangent: Tensor) -> None:
+def refuse(located: float, cotangent: Tensor) -> None:
     """The gradient of a time that has none; a loss that leaves it out sends zeros."""
     if bool((cotangent != 0).any()):
         raise GradientError(

@@ -84,10 +84,42 @@ def dense_of(pieces: list[Piece], y0: Rows, bounds: tuple[Tensor, Tensor], direc
     t1 = torch.stack([p.span.t1 for p in pieces], dim=1)
     taken = torch.stack([p.span.moved for p in pieces], dim=1)
     until = torch.where(taken, t1.detach(), -torch.inf).cummax(1).values
-    coefficients = []
-    for i, p in enumerate(pieces):
-        higher = (p.weights @ p.k.to(p.weights.dtype)).to(p.y0.dtype).view(len(p.weights), rows, -1)
-        size = (p.span.t1 - p.span.t).to(p.y0.dtype).view(1, rows, 1)
-        higher = torch.where(taken[:, i].view(1, rows, 1), higher * size, 0)  # a rejected step may have overflowed
-        coefficients.append(torch.cat([p.y0.view(1, rows, -1), higher]))
+    coefficients = [coefficients_of(p, rows) for p in pieces]
     return RowsDense(t0, t1 - t0, until.contiguous(), torch.stack(coefficients), bounds, direction)
+
+
+def coefficients_of(piece: Piece, rows: int) -> Tensor:
+    """``[P + 1, B, D]``: ``y(t0 + theta * dt) = sum_p theta^p * c_p`` in the step of each row."""
+    higher = (piece.weights @ piece.k.to(piece.weights.dtype)).to(piece.y0.dtype).view(len(piece.weights), rows, -1)
+    size = (piece.span.t1 - piece.span.t).to(piece.y0.dtype).view(1, rows, 1)
+    moved = piece.span.moved.view(1, rows, 1)
+    return torch.cat(
+        [piece.y0.view(1, rows, -1), torch.where(moved, higher * size, 0)]
+    )  # a rejected step may have overflowed
+
+
+class RowPolynomials:
+    """The solutions of the rows in one attempted step: callable ``t [..., B] -> [..., B, D]``.
+
+    Args:
+        piece: the step.
+        here: the rows it is about, ``[B]``; the others stay at its start, which a time ``t [B]`` for all has to respect.
+
+    Attributes:
+        t: where the rows start, ``[B]``, without gradient.
+    """
+
+    def __init__(self, piece: Piece, here: Tensor):
+        self.t = piece.span.t.detach()
+        self.t0, dt = piece.span.t, piece.span.t1 - piece.span.t
+        self.dt = torch.where(here, dt, 1)
+        start, *higher = coefficients_of(piece, len(here))
+        self.coefficients = [start, *(torch.where(here.unsqueeze(1), c, 0) for c in higher)]
+
+    def __call__(self, t: Tensor) -> Tensor:
+        *lower, y = self.coefficients
+        theta = ((t - self.t0) / self.dt).to(y.real.dtype).unsqueeze(-1)
+        y = y.expand(*theta.shape[:-1], -1)
+        for c in reversed(lower):
+            y = c + y * theta
+        return y

@@ -19,6 +19,7 @@ from ..plan import Plan
 from ..randomness import Draws, RandomState
 from ..solution import Status
 from ..span import RowSpan, spread
+from ..transforms import constant
 from .problem import RowsProblem
 from .saving import Wanted
 
@@ -101,6 +102,13 @@ class RowsState:
         if freeze:
             self.frozen = spread(~self.running, self.y)
 
+    def stop(self, rows: Tensor) -> None:
+        """These rows met a terminal event in the step they took, whatever else it brought (their end, the last step allowed)."""
+        for row in rows.nonzero().flatten().tolist():
+            self.failed.pop(row, None)
+        self.end(rows, Status.EVENT)
+        self.ends.append((rows, self.tries, CODES.index(Status.EVENT)))
+
     def fail(
         self, rows: Tensor, status: Status, step: Step | None = None, dt: Tensor | None = None, error: Any = None
     ) -> None:
@@ -114,7 +122,7 @@ class RowsState:
 
 def begin(problem: RowsProblem) -> RowsState:
     """The state before anything is computed."""
-    t0, rows = problem.t0.contiguous(), problem.layout.rows
+    t0, rows = problem.t0, problem.layout.rows
     none = torch.zeros(rows, dtype=torch.int64, device=t0.device)
     everyone = torch.ones(rows, dtype=torch.bool, device=t0.device)
     return RowsState(t0, problem.y0, torch.full_like(t0, math.inf), none, everyone, rows)
@@ -182,7 +190,7 @@ def attempted_step(problem: RowsProblem, plan: Plan, state: RowsState) -> RowsTa
     draws = Draws(state.slope_draws, problem.field.random_state())
     step = plan.method.step(problem.field, timed, state.y, known)
     state.tries += 1
-    ratio = error_ratio(problem, plan, state, step)
+    ratio = constant(error_ratio(problem, plan, state, step))
     verdict = plan.controller.judge_rows(ratio, span.dt, state.memory, error_order(plan))
     accepted = verdict.accepted if state.alive == len(ratio) else verdict.accepted & state.running
     ended = accepted & (span.t1 >= plan.limits.end)
@@ -286,7 +294,9 @@ def first_steps(problem: RowsProblem, plan: Plan, state: RowsState) -> None:
         nothing = Step(state.y, state.slope, state.slope, None, ())
         state.fail(bad, Status.NONFINITE_SLOPE, nothing, torch.full_like(state.t, math.inf))
     room = (span.t1 - span.t).clamp(max=plan.controller.max_step)
-    state.dt = initial_steps(field, span, room, state.y, state.slope, error_order(plan) - 1, problem.tolerance)
+    state.dt = constant(
+        initial_steps(field, span, room, state.y, state.slope, error_order(plan) - 1, problem.tolerance)
+    )
 
 
 def _of_row(step: Step | None, row: int, rows: int) -> Step | None:

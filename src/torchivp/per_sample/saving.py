@@ -17,6 +17,10 @@ class Wanted(NamedTuple):
     columns: Tensor
     t: Tensor
 
+    def before(self, t: Tensor) -> Wanted:
+        """Those before times ``t [B]``."""
+        return Wanted(*(x[self.t < t[self.rows]] for x in self))
+
 
 class RowTimes:
     """Outputs at the times asked for; those at the ends of the rows are read from where these ended.

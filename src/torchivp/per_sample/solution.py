@@ -104,7 +104,7 @@ class BatchSolution:
             status=self.status[b],
             message=self.messages.get(b, f"{self.status[b].value} (t={float(self.ends.t[b]) * direction:g})."),
             layout=layout,
-            resume=Resume(float(self.ends.t[b]), self.ends.y[b : b + 1], float(self.ends.dt[b]), (), (), direction),
+            resume=Resume(float(self.ends.t[b]), self.ends.y[b : b + 1], self.ends.next_step(b), (), (), direction),
             t_events=None if self.t_events is None else [rows[b] for rows in self.t_events],
             y_events=None if self.y_events is None else [rows[b] for rows in self.y_events],
             dense=None if self.dense is None else self.dense.of_row(b),
@@ -188,6 +188,10 @@ class RowEnd(NamedTuple):
     t: Tensor
     y: Tensor
     dt: Tensor
+
+    def next_step(self, b: int) -> float:
+        """The size of the next step of row ``b``; inf where it is to be chosen anew, because the row was done."""
+        return float(self.dt[b]) or float("inf")
 
 
 def arranged(outputs: Outputs, layout: Layout) -> tuple[Tensor | list[Tensor], PyTree]:

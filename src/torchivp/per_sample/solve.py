@@ -22,13 +22,15 @@ from ..runners.rows import counters, first_outputs
 from ..saving import chosen as chosen_save
 from ..solution import Status
 from .dense import dense_of
+from .events import RowsFound, ends
+from .events import read as read_events
 from .failures import messages_of, summary
 from .limits import RowLimits, padded
 from .loop import CODES, RowsState, begin
 from .problem import RowsProblem, make_rows_problem
 from .saving import RowEnds, RowSteps, RowTimes, read
 from .solution import BatchSolution, RowEnd
-from .trajectory import RowTrajectory, Values
+from .trajectory import Values
 
 
 def pose(
@@ -133,9 +135,12 @@ def joined(*times: Tensor | None) -> Tensor | None:
 def gather(problem: RowsProblem, plan: Plan, out: Run, through: Callable[..., Any] | None) -> BatchSolution:
     """The solution from what the loop left."""
     state, trajectory, layout = out.state, out.trajectory, problem.layout
-    outputs = read(trajectory, last_outputs(problem, plan, state, trajectory))
+    found = read_events(trajectory, plan.events, problem)
+    t, y = ends(trajectory, plan.events, found, problem)
+    outputs = read(trajectory, last_outputs(problem, plan, state, trajectory.counts, t, y))
     outputs = outputs._replace(t=outputs.t * problem.direction.repeat_interleave(outputs.lengths))
     messages = messages_of(problem, plan, state)
+    events = [as_user(e, problem) for e in found]
     bounds = (problem.clock(problem.t0), trajectory.end_time)
     return BatchSolution(
         codes=state.code,
@@ -143,24 +148,32 @@ def gather(problem: RowsProblem, plan: Plan, out: Run, through: Callable[..., An
         messages=messages,
         layout=layout,
         outputs=outputs,
-        ends=RowEnd(trajectory.end_time, trajectory.end.view(layout.rows, -1), state.dt),
+        ends=RowEnd(trajectory.end_time, y, state.dt),
         direction=problem.direction,
+        t_events=[[t for t, _ in rows] for rows in events] if plan.events else None,
+        y_events=[[y for _, y in rows] for rows in events] if plan.events else None,
         dense=dense_of(trajectory.pieces, problem.y0, bounds, problem.direction) if plan.dense else None,
         counters=out.counters,
         through=through,
     )
 
 
-def last_outputs(problem: RowsProblem, plan: Plan, state: RowsState, trajectory: RowTrajectory) -> list[Values]:
-    """The outputs that are where the rows ended: of those that reached their last time, or of all."""
-    if isinstance(plan.save, RowSteps):
-        return []
-    reached = state.code == CODES.index(Status.SUCCESS)
+def as_user(found: RowsFound, problem: RowsProblem) -> list[tuple[Tensor, PyTree]]:
+    """Times ``[E_b]`` and states ``[E_b, ...]`` of the events of each row."""
+    one = problem.layout.of_a_row()
+    by_row = zip(found.by_row(problem.layout.rows), problem.direction)
+    return [(t * direction, one.unravel(y, lead=(len(y),))) for (t, y), direction in by_row]
+
+
+def last_outputs(
+    problem: RowsProblem, plan: Plan, state: RowsState, counts: Tensor, t: Tensor, y: Tensor
+) -> list[Values]:
+    """The outputs that are where the rows ended, at ``t [B]`` and ``y [B, D]``: of those that met a terminal event, and of
+    those that reached their last time, or of all."""
+    wanted = state.code == CODES.index(Status.EVENT)
     if isinstance(plan.save, RowEnds):
-        reached = torch.ones_like(reached)
-    elif problem.t.shape[1] == 1:
-        return []
-    rows = reached.nonzero().squeeze(1)
-    columns = torch.full_like(rows, problem.t.shape[1] - 1)
-    times = problem.clock.at(trajectory.end_time[rows], rows)
-    return [Values(trajectory.end.view(len(reached), -1)[rows], rows, columns, times)]
+        wanted = torch.ones_like(wanted)
+    elif isinstance(plan.save, RowTimes) and problem.t.shape[1] > 1:
+        wanted = wanted | (state.code == CODES.index(Status.SUCCESS))
+    rows = wanted.nonzero().squeeze(1)
+    return [Values(y[rows], rows, counts[rows], t[rows])]

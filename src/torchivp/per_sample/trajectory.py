@@ -50,6 +50,15 @@ class RowEvents(NamedTuple):
     t: Tensor
 
 
+class KnownEvents(NamedTuple):
+    """Events whose states ``y [n, D]`` are known, because nobody needs the steps they come from."""
+
+    event: int
+    rows: Tensor
+    t: Tensor
+    y: Tensor
+
+
 @dataclass
 class RowTrajectory:
     """The outcome of a loop; its tensors carry the graph a gradient method gave them.
@@ -70,7 +79,7 @@ class RowTrajectory:
     knots: list[Rows] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
     outputs: list[AtEnds | InSteps | Values] = field(default_factory=list)
-    events: list[RowEvents] = field(default_factory=list)
+    events: list[RowEvents | KnownEvents] = field(default_factory=list)
     held: int = 0
 
     def starts(self, t0: Tensor) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..autocast import without_autocast
 from ..collectives import without_collectives
 from ..errors import OutputError
-from ..per_sample.events import RowDetector
+from ..per_sample.events import RowDetector, known_events
 from ..per_sample.loop import RowsState, RowsTaken, begin, march, start
 from ..per_sample.problem import RowsProblem
 from ..per_sample.saving import Wanted
@@ -39,7 +39,7 @@ def run(
     state.slope, state.slope_draws = known
     try:
         start(problem, plan, state)
-        detector = RowDetector(plan.events, problem, state) if plan.events else None
+        detector = RowDetector(plan.events, problem, state) if plan.events and state.alive else None
         for taken in watched(march(problem, plan, state), problem, plan, state):
             entry = keep(taken, out, plan, state, detector)
             if out.tape is not None:
@@ -92,12 +92,15 @@ def keep(taken: RowsTaken, out: Run, plan: Plan, state: RowsState, detector: Row
     """Write down what the step has to tell: outputs in it and at its ends, events, the piece itself."""
     trajectory, span = out.trajectory, taken.span
     knot = None
-    found = [] if detector is None else detector.find(taken, piece_of(taken), len(trajectory.pieces), state)
-    piece = trajectory.add_piece(piece_of(taken)) if plan.dense or found else None
-    trajectory.events += found
-    until = span.t1 if detector is None else torch.minimum(span.t1, detector.stopped)
+    found = [] if detector is None else detector.find(piece_of(taken), len(trajectory.pieces), state)
+    piece = trajectory.add_piece(piece_of(taken)) if plan.dense or (found and out.tape is not None) else None
+    trajectory.events += [
+        known_events(e, piece_of(taken), plan.events, taken.problem) if out.tape is None else e for e in found
+    ]
     trajectory.end_time = state.t if detector is None else torch.minimum(state.t, detector.stopped)
-    wanted = plan.save.in_step(span.t, until, span.taken, trajectory.counts)
+    wanted = plan.save.in_step(span.t, span.t1, span.taken, trajectory.counts)
+    if wanted is not None and detector is not None:
+        wanted = wanted.before(detector.stopped)
     if wanted is None:
         return tape_entry(taken, knot, piece)
     trajectory.counts = trajectory.counts + torch.bincount(wanted.rows, minlength=len(span.t))

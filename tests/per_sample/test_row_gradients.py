@@ -295,7 +295,7 @@ def test_a_backward_solve_that_fails_names_the_row() -> None:
         ("gauss", {"method": "reversible_heun"}, "method='tsit5'"),
         ("adjoint", {"events": torchivp.Event(lambda t, y: y[:, 0])}, "gradient='discrete'"),
     ],
-    ids=str,
+    ids=["full norm", "some states kept", "checkpoints", "dense", "multistep", "reversible", "events"],
 )
 def test_what_is_not_there_says_what_to_write(gradient: Any, settings: dict[str, Any], instead: str) -> None:
     y0 = torch.ones(2, 1, dtype=torch.float64, requires_grad=True)

@@ -114,7 +114,8 @@ class Field:
             else self._mend(x, shape, dtype, layout.name(i))
             for i, (x, shape, dtype) in enumerate(zip(leaves, layout.shapes, layout.dtypes))
         ]
-        return torch.cat([x.reshape(-1).to(layout.dtype) for x in rows]).view(1, layout.size)
+        parts = [x.reshape(layout.rows, width).to(layout.dtype) for x, width in zip(rows, layout.widths)]
+        return torch.cat(parts, dim=1).view(1, layout.size)
 
     def _same_but_for_type(self, slope: PyTree, n: int) -> bool:
         """A list where the state is a tuple, or the other way round: what one returns from a function without a thought."""

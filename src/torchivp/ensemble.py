@@ -21,7 +21,7 @@ from .solution import Status
 from .solve import solve
 from .state import Layout
 
-_CHUNK_BYTES = {"cpu": 2**17}
+_CHUNK_BYTES = {"cpu": 2**18}
 _CHUNK_BYTES_ELSEWHERE = 2**24
 _INTERRUPTED = "not solved: interrupted from the keyboard."
 
@@ -61,7 +61,7 @@ def ensemble(
         shared: entries of ``args`` that are shared although their leading axis happens to have length N: a key or an index
             or a list of them, or True for all of ``args``.
         chunk_size: how many members are solved at a time. By default as many as keep the processor busy and their states in its
-            cache (128 KiB of states; 16 MiB on an accelerator).
+            cache (256 KiB of states; 16 MiB on an accelerator).
         device: where to solve: chunks and shared tensors go there, results come back to where ``y0`` is. Default: there.
         group: a ``torch.distributed`` group (gloo, or one with gloo for the CPU). All its processes call ``ensemble`` with the
             same arguments (``device`` may differ), the chunks are dealt out in turns, and all get the whole result, the same

@@ -12,7 +12,7 @@ import torch
 from ._types import PyTree, VectorField
 from .errors import GradientError, InputError, SolveError
 from .exchange import Lost, Peers
-from .members import Members, make_members
+from .members import Members, check_count, make_members
 from .per_sample.joining import joined, not_solved
 from .per_sample.loop import CODES
 from .per_sample.solution import BatchSolution
@@ -130,14 +130,13 @@ def without_fixed(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in _FIXED}
 
 
-def chunk_size_for(layout: Layout, device: torch.device | str | None, wanted: int | None) -> int:
+def chunk_size_for(layout: Layout, device: torch.device | str | None, wanted: Any) -> int:
     """How many members to solve at a time: the user's number, or what suits the device."""
+    check_count("chunk_size", wanted)
     if wanted is None:
         where = torch.device(layout.device if device is None else device).type
         numbers = _CHUNK_BYTES.get(where, _CHUNK_BYTES_ELSEWHERE) // layout.dtype.itemsize
         return max(1, numbers // max(1, layout.width))
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
-        raise InputError(f"chunk_size={wanted!r} does not count members. Give a whole number of at least 1.")
     return wanted
 
 

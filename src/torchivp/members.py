@@ -72,9 +72,7 @@ class Members:
         return f"each member has its own {self.args.names(True)}; all share {self.args.names(False)}"
 
 
-def make_members(
-    y0: PyTree, t: Any, args: PyTree, members: int | None, shared: Any, rtol: PyTree, atol: PyTree
-) -> Members:
+def make_members(y0: PyTree, t: Any, args: PyTree, members: Any, shared: Any, rtol: PyTree, atol: PyTree) -> Members:
     """Look for the axis of members in everything that may have one."""
     state = with_members(as_state(y0), members)
     layout = Layout(state, 1)
@@ -93,9 +91,10 @@ def make_members(
     )
 
 
-def with_members(state: PyTree, members: int | None) -> PyTree:
+def with_members(state: PyTree, members: Any) -> PyTree:
     """The state with an axis of members in front of every tensor (a view, where there was none)."""
     leaves, spec = flatten(state)
+    check_count("members", members)
     if members is None:
         if any(x.dim() == 0 for x in leaves):
             raise InputError(
@@ -106,6 +105,12 @@ def with_members(state: PyTree, members: int | None) -> PyTree:
         return state
     own = [x.dim() > 0 and x.shape[0] == members for x in leaves]
     return unflatten(spec, [x if mine else x.expand(members, *x.shape) for x, mine in zip(leaves, own)])
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise unless this is None or a number of members."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise InputError(f"{name}={value!r} does not count members. Give a whole number of at least 1.")
 
 
 def split_args(args: PyTree, members: int, shared: Any) -> Split:

@@ -275,11 +275,14 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_default_chunks() -> None:
-    small, large = Layout(torch.zeros(10, 2), 1), Layout(torch.zeros(10, 10**6), 1)
-    assert chunk_size_for(small, None, None) == 32768
-    assert chunk_size_for(small, "cuda", None) > 32768
+    """256 KiB of states, in equal parts."""
+    small, large = (Layout(torch.zeros(1, width).expand(100_000, width), 1) for width in (2, 10**6))
+    assert chunk_size_for(small, None, None) == 25_000  # of at most 32768
+    assert chunk_size_for(small, None, None, processes=3) == 16_667  # two turns
+    assert chunk_size_for(small, None, None, processes=8) == 12_500
+    assert chunk_size_for(small, "cuda", None) == 100_000
     assert chunk_size_for(large, None, None) == 1
-    assert chunk_size_for(small, None, 7) == 7
+    assert chunk_size_for(small, None, 7, processes=3) == 7
 
 
 def test_a_result_of_many_members_holds_no_object_for_each() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -47,7 +48,8 @@ def ensemble(
     """Solve many small problems, chunk by chunk: the result of ``solve(f, y0, t, args, batch_dims=1)`` in bounded memory.
 
     Every member of the ensemble has its own steps, error control, times and fate, and none depends on the others: the chunks
-    change nothing but the memory needed, and the order is kept.
+    change nothing but the memory needed (and the rounding in the last digit), and the order is kept. The memory is that of the
+    result, twice while it is put together, and of one chunk.
 
     Args:
         f: ``f(t, y)`` or ``f(t, y, args)`` of the members of a chunk: ``t`` is ``[b]``, ``y`` ``[b, ...]``; returns their slopes
@@ -61,11 +63,12 @@ def ensemble(
         shared: entries of ``args`` that are shared although their leading axis happens to have length N: a key or an index
             or a list of them, or True for all of ``args``.
         chunk_size: how many members are solved at a time. By default as many as keep the processor busy and their states in its
-            cache (256 KiB of states; 16 MiB on an accelerator).
+            cache (256 KiB of states; 16 MiB on an accelerator), and equally many for each process.
         device: where to solve: chunks and shared tensors go there, results come back to where ``y0`` is. Default: there.
         group: a ``torch.distributed`` group (gloo, or one with gloo for the CPU). All its processes call ``ensemble`` with the
-            same arguments (``device`` may differ), the chunks are dealt out in turns, and all get the whole result, the same
-            numbers as in one process. A process that raises or dies ends the call in all of them.
+            same arguments (``device`` may differ), the chunks are dealt out in turns, and all get the whole result, bit for bit
+            that of one process with the same ``chunk_size``. A process that raises or dies ends the call in all of them; one
+            that takes longer for its chunk than the group's timeout counts as dead.
         progress: show a bar on stderr over the members (needs tqdm; with ``group`` in its first process).
         save: ``'t'``, ``'steps'``, ``'end'`` (the least memory), or a function ``save(t, y)``, as in ``solve``.
         rtol, atol: as in ``solve``; a tensor with as many axes as y0 ``[N, ...]`` may have an entry for each member.
@@ -93,9 +96,9 @@ def ensemble(
     """
     settings = without_fixed(settings)
     everyone = make_members(y0, t, args, members, shared, rtol, atol)
-    size = chunk_size_for(everyone.layout, device, chunk_size)
-    chunks = [slice(a, min(a + size, len(everyone))) for a in range(0, len(everyone), size)]
     peers = None if group is None else Peers(group)
+    size = chunk_size_for(everyone.layout, device, chunk_size, 1 if peers is None else peers.size)
+    chunks = [slice(a, min(a + size, len(everyone))) for a in range(0, len(everyone), size)]
     settings["save"] = "t" if callable(save) else save
     solve_chunk = partial(solved, f, everyone, device=device, settings=settings)
     turns = alone(solve_chunk, chunks) if peers is None else together(solve_chunk, chunks, peers)
@@ -130,14 +133,15 @@ def without_fixed(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in _FIXED}
 
 
-def chunk_size_for(layout: Layout, device: torch.device | str | None, wanted: Any) -> int:
-    """How many members to solve at a time: the user's number, or what suits the device."""
+def chunk_size_for(layout: Layout, device: torch.device | str | None, wanted: Any, processes: int = 1) -> int:
+    """How many members to solve at a time: the user's number, or what suits the device, in equal parts for all processes."""
     check_count("chunk_size", wanted)
-    if wanted is None:
-        where = torch.device(layout.device if device is None else device).type
-        numbers = _CHUNK_BYTES.get(where, _CHUNK_BYTES_ELSEWHERE) // layout.dtype.itemsize
-        return max(1, numbers // max(1, layout.width))
-    return wanted
+    if wanted is not None:
+        return int(wanted)
+    where = torch.device(layout.device if device is None else device).type
+    most = max(1, _CHUNK_BYTES.get(where, _CHUNK_BYTES_ELSEWHERE) // layout.dtype.itemsize // max(1, layout.width))
+    turns = math.ceil(layout.rows / (most * processes))
+    return math.ceil(layout.rows / (turns * processes))
 
 
 def bar_for(members: int, wanted: bool) -> Any:

@@ -4,6 +4,7 @@ from . import compat, gradients, methods, nn
 from ._version import __version__
 from .compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
 from .controllers import PI, PID, FixedSteps, I
+from .ensemble import ensemble
 from .errors import (
     GradientError,
     InputError,
@@ -20,6 +21,7 @@ from .solution import Solution, Stats, Status
 from .solve import solve
 
 __all__ = [
+    "BatchSolution",
     "Event",
     "FixedSteps",
     "GradientError",
@@ -31,7 +33,6 @@ __all__ = [
     "PI",
     "PID",
     "PrecisionWarning",
-    "BatchSolution",
     "Solution",
     "SolveError",
     "Stats",
@@ -40,6 +41,7 @@ __all__ = [
     "TorchIVPError",
     "__version__",
     "compat",
+    "ensemble",
     "gradients",
     "methods",
     "nn",

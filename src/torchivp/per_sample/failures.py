@@ -46,11 +46,11 @@ def message_of(problem: RowsProblem, plan: Plan, state: RowsState, b: int) -> st
     return message(alone, plan, stands)
 
 
-def summary(rows: int, messages: dict[int, str]) -> str:
-    """How it went, with what the first of the rows failed at."""
+def summary(n: int, messages: dict[int, str], what: str = "row") -> str:
+    """How it went, with what the first rows failed at."""
     if not messages:
-        return f"All {rows} rows did what they were asked to do."
-    first = [f"row {b}: {text}" for b, text in sorted(messages.items())[:3]]
+        return f"All {n} {what}s did what they were asked to do."
+    first = [f"{what} {b}: {messages[b]}" for b in sorted(messages)[:3]]
     more = f"\n... and {len(messages) - 3} more (see `.messages`)." if len(messages) > 3 else ""
     numbers = ", ".join(map(str, sorted(messages)[:20])) + (", ..." if len(messages) > 20 else "")
-    return f"{len(messages)} of {rows} rows failed ({numbers}); the others finished.\n" + "\n".join(first) + more
+    return f"{len(messages)} of {n} {what}s failed ({numbers}); the others finished.\n" + "\n".join(first) + more

@@ -59,7 +59,9 @@ class RowLimits:
     def _next(self, t: Tensor) -> Tensor:
         if self.stops is None:
             return self.end
-        column = torch.searchsorted(self.stops, t.unsqueeze(1), right=True).clamp(max=self.stops.shape[1] - 1)
+        column = torch.searchsorted(self.stops, t.unsqueeze(1).contiguous(), right=True).clamp(
+            max=self.stops.shape[1] - 1
+        )
         return torch.minimum(self.stops.gather(1, column).squeeze(1), self.end)
 
     def _last(self, t1: Tensor) -> Tensor | None:

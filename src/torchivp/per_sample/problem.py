@@ -98,9 +98,7 @@ def make_rows_problem(
     if layout.rows == 0:
         raise InputError(f"y0 has a batch of shape {tuple(layout.batch)}, which holds no row. Give at least one.")
     times = row_times(t, layout)
-    direction = torch.where(times[:, -1] < times[:, 0], -1.0, 1.0).to(times.dtype).detach()
-    inside = times * direction.unsqueeze(1)
-    check_monotone(inside.detach(), direction)
+    inside, direction = forward(times)
     tolerance = make_tolerance(rtol, atol, layout)
     return RowsProblem(
         field=Field(f, layout, direction, () if args is None else (args,)),
@@ -140,6 +138,14 @@ def row_times(t: Any, layout: Layout) -> Tensor:
         )
     times = t.to(device=layout.device, dtype=time_dtype(layout.device))
     return times.expand(*layout.batch, -1).reshape(layout.rows, -1)
+
+
+def forward(times: Tensor) -> tuple[Tensor, Tensor]:
+    """The user's times ``[B, T]`` as the library counts them, increasing, and the direction of each row ``[B]``."""
+    direction = torch.where(times[:, -1] < times[:, 0], -1.0, 1.0).to(times.dtype).detach()
+    inside = times * direction.unsqueeze(1)
+    check_monotone(inside.detach(), direction)
+    return inside, direction
 
 
 def check_monotone(times: Tensor, direction: Tensor) -> None:

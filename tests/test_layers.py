@@ -18,6 +18,7 @@ LAYERS: list[tuple[str, ...]] = [
         "autocast",
         "collectives",
         "errors",
+        "exchange",
         "names",
         "randomness",
         "rows_of_vmap",
@@ -45,8 +46,9 @@ LAYERS: list[tuple[str, ...]] = [
     ("plan", "loop", "failures", "precision", "progress", "per_sample"),
     ("runners",),
     ("gradients",),
-    ("single", "per_sample.solve", "vmapped"),
-    ("solve",),
+    ("single", "per_sample.solve", "per_sample.joining", "vmapped"),
+    ("solve", "members"),
+    ("ensemble",),
     ("compat", "nn"),
     ("",),  # torchivp itself: re-exports
 ]

@@ -15,9 +15,9 @@ _check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 def typechecked(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with its arguments and its result checked against their annotations.
 
-    ``solve`` is left out: it is the front door, checks its arguments itself, and its errors are tested.
+    ``solve`` and ``ensemble`` are left out: front doors check their arguments themselves, and their errors are tested.
     """
-    if (function.__module__, function.__qualname__) == ("torchivp.solve", "solve"):
+    if (function.__module__, function.__qualname__) in (("torchivp.solve", "solve"), ("torchivp.ensemble", "ensemble")):
         return function
     try:
         return _check(function)

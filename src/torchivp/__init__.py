@@ -4,6 +4,7 @@ from . import compat, gradients, methods, nn
 from ._version import __version__
 from .compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
 from .controllers import PI, PID, FixedSteps, I
+from .ensemble import ensemble
 from .errors import (
     GradientError,
     InputError,
@@ -15,10 +16,12 @@ from .errors import (
 )
 from .events import Event, SteadyState
 from .forcing import Interpolation
+from .per_sample.solution import BatchSolution
 from .solution import Solution, Stats, Status
 from .solve import solve
 
 __all__ = [
+    "BatchSolution",
     "Event",
     "FixedSteps",
     "GradientError",
@@ -38,6 +41,7 @@ __all__ = [
     "TorchIVPError",
     "__version__",
     "compat",
+    "ensemble",
     "gradients",
     "methods",
     "nn",

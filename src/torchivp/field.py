@@ -80,7 +80,8 @@ class Field:
         """
         times = span.times(from_end)
         times = times if self.turn is None else times * self.direction
-        return times.to(self.layout.real_dtype).view(-1, *self.layout.batch).unbind(0)
+        times = times.to(self.layout.real_dtype)
+        return times.unbind(0) if len(self.layout.batch) < 2 else times.view(-1, *self.layout.batch).unbind(0)
 
     def start_slope(self, span: Span, y: Rows) -> Rows:
         """The slope at the start of a step (just after it, where ``f`` jumps)."""
@@ -107,13 +108,13 @@ class Field:
                 f"f(t, y) returned the structure {spec}, but y0 has {layout.spec}. "
                 f"Return one slope for each tensor of the state, in the same structure."
             )
-        rows = [
+        parts = [
             x
             if isinstance(x, Tensor) and x.shape == shape and x.dtype == dtype
             else self._mend(x, shape, dtype, layout.name(i))
             for i, (x, shape, dtype) in enumerate(zip(leaves, layout.shapes, layout.dtypes))
         ]
-        return torch.cat([x.reshape(-1).to(layout.dtype) for x in rows]).view(1, layout.size)
+        return layout.joined(parts)
 
     def _same_but_for_type(self, slope: PyTree, n: int) -> bool:
         """A list where the state is a tuple, or the other way round: what one returns from a function without a thought."""

@@ -1,9 +1,9 @@
-"""A progress bar over the time of a solve."""
+"""A progress bar: over the time of a solve, or over the members of an ensemble."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,18 +25,23 @@ def watched(steps: Iterator[T], problem: Problem, plan: Plan, state: LoopState |
 
 
 def _with_bar(steps: Iterator[T], problem: Problem, plan: Plan, state: LoopState | RowsState) -> Iterator[T]:
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        raise InputError("progress=True needs tqdm. Write `pip install torchivp[progress]`, or leave it out.") from None
     whole = plan.limits.end - problem.t0 + 1e-300
-    with tqdm(total=1.0, desc="solve", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}") as bar:
+    with tqdm_bar(total=1.0, desc="solve", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}") as bar:
         for taken in steps:
             bar.update(mean((state.t - problem.t0) / whole) - bar.n)
             bar.set_postfix_str(
                 f"t={mean(state.t * problem.direction):.4g}, steps={mean(state.accepted):.4g}", refresh=False
             )
             yield taken
+
+
+def tqdm_bar(**settings: Any) -> Any:
+    """A bar on stderr."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise InputError("progress=True needs tqdm. Write `pip install torchivp[progress]`, or leave it out.") from None
+    return tqdm(**settings)
 
 
 def mean(x: float | Tensor) -> float:

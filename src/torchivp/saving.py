@@ -21,9 +21,11 @@ class Save(Protocol):
     """Chooses outputs while the loop runs.
 
     Attributes:
+        start_too: the start is an output.
         end_too: the point where the solve ended is an output, wherever that is.
     """
 
+    start_too: bool
     end_too: bool
 
     def at_start(self, t0: float) -> int:
@@ -40,6 +42,7 @@ class GivenTimes:
         t: increasing times; the first one is the start.
     """
 
+    start_too = True
     end_too = False
 
     def __init__(self, t: list[float]):
@@ -60,6 +63,7 @@ class GivenTimes:
 class EveryStep:
     """Outputs at every step point."""
 
+    start_too = True
     end_too = True
 
     def at_start(self, t0: float) -> int:
@@ -72,6 +76,7 @@ class EveryStep:
 class EndOnly:
     """One output: where the solve ended."""
 
+    start_too = False
     end_too = True
 
     def at_start(self, t0: float) -> int:

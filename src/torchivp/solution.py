@@ -49,7 +49,7 @@ class Stats:
         nfe: evaluations of ``f`` in the forward pass.
         attempted, accepted, rejected: steps (of each row of a batch: tensors ``[B]``).
         replayed: evaluations of ``f`` while a backward pass replayed the steps or solved the adjoint (counted apart).
-        backward_attempted: attempted steps of the continuous adjoint's solve.
+        backward_attempted: attempted steps of the continuous adjoint's solve (of each row, too).
     """
 
     nfe: int = 0
@@ -57,7 +57,7 @@ class Stats:
     accepted: Any = 0
     rejected: Any = 0
     replayed: int = 0
-    backward_attempted: int = 0
+    backward_attempted: Any = 0
 
 
 @dataclass

@@ -51,6 +51,14 @@ class OneSpan(NamedTuple):
         """``change / dt``."""
         return change / self.dt
 
+    def each(self, y: Rows) -> Tensor:
+        """The states in a row of numbers, ``[B, D]``: here one."""
+        return y
+
+    def again(self) -> OneSpan:
+        """The span with which an accepted step is taken again."""
+        return self
+
     def settle(self, step: Step, y0: Rows, history: History) -> Step:
         """The step as the loop goes on from it."""
         return step
@@ -88,7 +96,8 @@ class RowSpan(NamedTuple):
         size: ``t1 - t`` for every number of the state, ``[1, B * D]`` in its dtype, without gradient.
         last, first: the latest and earliest times at which ``f`` may be asked, ``[B]`` (or None: anywhere).
         frozen: numbers of rows that are done: they stay what they are, whatever ``f`` says; None: no row is.
-        taken: rows that go on from the end of the step ``[B]``; None: all of them, or not known yet.
+        taken: rows that go on from the end of the step ``[B]``; None: all that are not done, or not known yet.
+        moves: the same for every number of the state, ``[1, B * D]``.
         timed: the times carry gradients.
     """
 
@@ -99,11 +108,22 @@ class RowSpan(NamedTuple):
     first: Tensor | None = None
     frozen: Tensor | None = None
     taken: Tensor | None = None
+    moves: Tensor | None = None
     timed: bool = False
 
     @property
     def dt(self) -> Tensor:
         return self.t1 - self.t
+
+    @property
+    def moved(self) -> Tensor:
+        """The rows that get anywhere with the step, ``[B]``."""
+        moved = self.t1.detach() > self.t.detach()
+        return moved if self.taken is None else moved & self.taken
+
+    def taken_by(self, rows: Tensor) -> RowSpan:
+        """The same step, taken by these rows ``[B]`` only."""
+        return self._replace(taken=rows, moves=spread(rows, self.size))
 
     def advance(self, y: Rows, slope: Rows) -> Rows:
         y1 = torch.addcmul(y, slope, self.size)
@@ -121,25 +141,40 @@ class RowSpan(NamedTuple):
 
     def choose(self, after: Rows, before: Rows) -> Rows:
         """What holds after the step in rows that take it, what held before in the others."""
-        return after if self.taken is None else torch.where(spread(self.taken, after), after, before)
+        return after if self.moves is None else torch.where(self.moves, after, before)
+
+    def each(self, y: Rows) -> Tensor:
+        return y.view(len(self.t), -1)
+
+    def again(self) -> RowSpan:
+        """The span with which a step is taken again: rows that did not take it stay where they are. What they were rejected for
+        may have overflowed, and 0 times inf has no gradient."""
+        if self.taken is None or self.moves is None:
+            return self
+        stay = ~self.moves
+        return self._replace(
+            t1=torch.where(self.taken, self.t1, self.t),
+            size=torch.where(self.moves, self.size, 0),
+            frozen=stay if self.frozen is None else self.frozen | stay,
+        )
 
     def settle(self, step: Step, y0: Rows, history: History) -> Step:
-        """The step as the rows go on from it: those that do not take it keep their state and their history.
+        """The step as the rows go on from it: those that do not take it keep their state and their history."""
+        return step._replace(y1=self.choose(step.y1, y0), history=self.settle_history(step, y0, history))
 
-        A history that has become longer (a reversible method's second state) held ``y0`` before.
-        """
-        if self.taken is None:
-            return step
+    def settle_history(self, step: Step, y0: Rows, history: History) -> History:
+        """One that has become longer (a reversible method's second state) held ``y0`` before."""
+        if self.moves is None:
+            return step.history
         before = [x for _, x in history] + [y0] * len(step.history)
-        kept = tuple((t, self.choose(x, old)) for (t, x), old in zip(step.history, before))
-        return step._replace(y1=self.choose(step.y1, y0), history=kept)
+        return tuple((t, self.choose(x, old)) for (t, x), old in zip(step.history, before))
 
     def settle_back(self, y: Rows, history: History, y1: Rows, history1: History) -> tuple[Rows, History]:
         """The starts of the rows: those that did not take the step are where they were."""
         return self.choose(y, y1), tuple((t, self.choose(x, x1)) for (t, x), (_, x1) in zip(history, history1))
 
     def times(self, from_end: Tensor) -> Tensor:
-        times = from_end.unsqueeze(1) * self.dt + self.t1
+        times = torch.addcmul(self.t1, from_end.unsqueeze(1), self.dt)
         if self.last is None and self.first is None:
             return times
         limited = times.detach().clamp(min=self.first, max=self.last)
@@ -165,8 +200,9 @@ else:
 
 def spread(x: Tensor, y: Rows) -> Tensor:
     """A number for each row ``[B]`` as one for each number of the state ``[1, B * D]``; booleans stay booleans."""
-    x = x if x.dtype == torch.bool else x.to(y.dtype)
-    return x.unsqueeze(1).expand(-1, y.shape[1] // max(1, len(x))).reshape(1, -1)
+    if x.dtype not in (y.dtype, torch.bool):
+        x = x.to(y.dtype)
+    return x.repeat_interleave(y.shape[1] // len(x)).unsqueeze(0)
 
 
 def _number(t: Time) -> float:

@@ -184,7 +184,10 @@ class Layout:
         """``[1, D]`` from a state of this layout."""
         if self.is_tensor:
             return state.reshape(1, self.size).to(self.dtype)
-        leaves = flatten(state)[0]
+        return self.joined(flatten(state)[0])
+
+    def joined(self, leaves: list[Any]) -> Rows:
+        """The same from the leaves of a state."""
         parts = [x.reshape(self.rows, width).to(self.dtype) for x, width in zip(leaves, self.widths)]
         return torch.cat(parts, dim=1).view(1, self.size)
 
@@ -203,11 +206,12 @@ class Layout:
 
     def broadcast(self, tree: PyTree, name: str, dtype: torch.dtype) -> Tensor:
         """A tolerance ``[1, D]`` from one number or tensor for all parts of the state, or from a tree like it."""
-        parts = self._parts_for(tree, name)
+        parts = self.parts_for(tree, name)
         numbers = [self._tolerance(x, shape, name, dtype) for x, shape in zip(parts, self.shapes)]
         return torch.cat([x.view(self.rows, width) for x, width in zip(numbers, self.widths)], dim=1).view(1, self.size)
 
-    def _parts_for(self, tree: PyTree, name: str) -> list[Any]:
+    def parts_for(self, tree: PyTree, name: str) -> list[Any]:
+        """What belongs to each tensor of the state: from one thing for all of them, or a tree like it."""
         n = len(self.shapes)
         if self.is_tensor or isinstance(tree, Tensor | np.ndarray | np.generic | numbers.Number):
             return [tree] * n

@@ -73,6 +73,13 @@ def worst(x: Tensor) -> Tensor:
     return _Worst.apply(x.detach()) if transformed() else x
 
 
+def constant(x: Tensor) -> Tensor:
+    """``x`` as a constant of every derivative (``detach`` alone keeps those of forward mode)."""
+    if transformed():
+        return worst(x)
+    return forward_ad.unpack_dual(x).primal.detach() if forward_mode() else x.detach()
+
+
 def batched(x: Tensor) -> bool:
     """Whether ``x`` stands for the rows of a vmap."""
     return transformed() and bool(_Batched.apply(x.detach()))

@@ -22,7 +22,7 @@ from .field import Field
 from .methods import Method
 from .per_sample import solve as per_sample
 from .per_sample.dense import HiddenDense
-from .per_sample.problem import RowClock, RowsProblem, forwards
+from .per_sample.problem import RowClock, RowsProblem, forward
 from .per_sample.solution import BatchSolution
 from .per_sample.tolerance import RowNorm, RowTolerance, of_rows
 from .plan import Plan
@@ -110,7 +110,7 @@ def all_rows(one: Field, y0: Rows, times: Tensor, tolerance: Tolerance, like: Te
         tolerance: ``[1, D]``, or numbers; its norm is one of ``[1, D]``.
     """
     layout = one.layout.of_rows(row_count(like))
-    inside, direction = forwards(expose(times, like))
+    inside, direction = forward(expose(times, like))
 
     def rows(x: Any) -> Any:
         return expose(x, like).view(1, -1) if isinstance(x, Tensor) and x.dim() else x

@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from processes import run_together
 from torchivp import InputError, solve
 from torchivp.collectives import refusing
 
 HERE = Path(__file__).parent
 
 
-def run_two(script: Path, folder: Path, seconds: float) -> list[tuple[str, str]]:
-    """What the two processes print on stdout and stderr. A hang ends after some seconds with what they said so far."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(folder)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    said = []
-    try:
-        for process in processes:
-            try:
-                said.append(process.communicate(timeout=seconds))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                out, err = process.communicate()
-                said.append((out, f"{err}\nkilled after {seconds} s"))
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return said
-
-
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="PyTorch without gloo")
 def test_two_processes(tmp_path: Path) -> None:
     """All cases of `process.py` in one pair of processes: importing PyTorch twice takes longer than they do."""
-    said = run_two(HERE / "process.py", tmp_path, seconds=50)
+    said = run_together(HERE / "process.py", tmp_path, 2, seconds=50)
     for rank, (out, err) in enumerate(said):
         done = out.splitlines()
         assert len(done) == 11, f"process {rank} stopped after {done}:\n{err}"

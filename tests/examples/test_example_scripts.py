@@ -14,6 +14,7 @@ import demo
 import first_order
 import layers
 import oscillator
+import parameter_sweep
 import pytest
 import torch
 import train_distributed
@@ -33,7 +34,7 @@ def assert_picture(path: Path) -> None:
     assert len(content) > 10_000, path
 
 
-@pytest.mark.parametrize("script", [first_order, oscillator, layers])
+@pytest.mark.parametrize("script", [first_order, oscillator, layers, parameter_sweep])
 def test_small_scripts(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert script.main(["--output-dir", str(tmp_path / "new" / "folder")]) == 0
     picture = tmp_path / "new" / "folder" / f"{script.__name__}.png"
@@ -51,6 +52,15 @@ def test_oscillator_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture
     assert back < 1e-5
     oscillator.main(["--output-dir", str(tmp_path)])
     assert "Times in no order are refused" in capsys.readouterr().out
+
+
+def test_parameter_sweep_finds_order_and_chaos() -> None:
+    """Periods of 1 and 2 beats and chaos, where the literature has them (Baker and Gollub, Chaotic Dynamics)."""
+    _, speeds = parameter_sweep.sweep(51)  # drives 1.00, 1.01, ..., 1.50
+    different = [len(x.mul(1e3).round().unique()) for x in speeds]
+    assert [different[i] for i in (3, 7)] == [1, 2]
+    assert different[15] > parameter_sweep.LOOK // 2
+    assert [bool(parameter_sweep.repeats(speeds)[i]) for i in (3, 7, 15)] == [True, False, False]
 
 
 def test_layers_are_convolutional(tmp_path: Path) -> None:

@@ -52,7 +52,9 @@ class FixedSteps(Controller):
         return Verdict(True, dt, memory)
 
     def judge_rows(self, ratio: Tensor, dt: Tensor, memory: RowMemory, error_order: int) -> RowVerdict:
-        return RowVerdict(torch.ones_like(dt, dtype=torch.bool), dt, memory)
+        return RowVerdict(
+            torch.isfinite(ratio), dt, memory
+        )  # nan: the state is not finite, and no other step will mend it
 
     def first_step(self, end: float) -> float:
         """Steps of a grid run from one of its times to the next; without an end there is no grid."""

@@ -75,21 +75,22 @@ class PID(Controller):
         return Verdict(accepted, dt_next, (max(ratio, _LEAST), *memory[:1]) if accepted else memory)
 
     def judge_rows(self, ratio: Tensor, dt: Tensor, memory: RowMemory, error_order: int) -> RowVerdict:
-        finite = torch.isfinite(ratio)
+        ratio = ratio.nan_to_num(nan=math.inf, posinf=math.inf)  # the smallest factor
         accepted = ratio <= 1
         if self.min_step > 0:
-            accepted = accepted | (finite & (dt <= self.min_step * (1 + 1e-9)))
-        factor = ratio.clamp(min=1e-100) ** (-(self.p + self.i + self.d) / error_order)
-        r1, r2 = memory or (torch.ones_like(ratio), torch.ones_like(ratio))
+            accepted = accepted | (torch.isfinite(ratio) & (dt <= self.min_step * (1 + 1e-9)))
+        power = -(self.p + self.i + self.d) / error_order
+        factor = self.safety * ratio**power
         if self.p or self.d:  # the past counts
-            past = r1 ** (self.p + 2 * self.d) * r2**-self.d
-            factor = factor * torch.where(accepted, past, 1.0) ** (1 / error_order)
-        factor = torch.where(ratio < 1e-100, self.max_factor, factor * self.safety)
-        lowest = torch.where(ratio < 1, 1.0, self.min_factor)
-        proposed = dt * torch.maximum(factor, lowest).clamp(max=self.max_factor)
-        proposed = torch.where(finite, proposed.clamp(self.min_step, self.max_step), dt * self.min_factor)
-        remembered = (torch.where(accepted, ratio.clamp(min=_LEAST), r1), torch.where(accepted, r1, r2))
-        return RowVerdict(accepted, proposed, remembered if self.p or self.d else ())
+            r1, r2 = memory or (torch.ones_like(ratio), torch.ones_like(ratio))
+            past = (r1 ** (self.p + 2 * self.d) * r2**-self.d) ** (1 / error_order)
+            factor = factor * torch.where(accepted, past, 1.0)
+            memory = (torch.where(accepted, ratio.clamp(min=_LEAST), r1), torch.where(accepted, r1, r2))
+        factor = factor.clamp(self.min_factor, self.max_factor)
+        proposed = dt * torch.maximum(factor, (ratio < 1).to(factor.dtype))  # what was good enough is tried again
+        if self.min_step > 0 or self.max_step < math.inf:
+            proposed = torch.where(torch.isfinite(ratio), proposed.clamp(self.min_step, self.max_step), proposed)
+        return RowVerdict(accepted, proposed, memory)
 
     def _factor(self, ratio: float, memory: Memory, error_order: int) -> float:
         if ratio < 1e-100:

@@ -26,8 +26,9 @@ from ..state import Layout
 from ..tolerance import Norm, Tolerance
 from .backsolve import Linearised, System
 from .backward_gradient import BackwardGradient
-from .drift import check_drift, relative
+from .drift import check_drift, most_drift, relative
 from .quadrature import StageIntegral
+from .row_systems import RowSystem, StateAndAdjoint
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ class Adjoint(BackwardGradient):
     def system(self, linear: Linearised, y: Rows, kept: Any) -> System:
         systems: dict[str, Callable[[Linearised, Rows], System]] = {"seminorm": Beside, "full": Inside}
         return systems[self.norm](linear, y)
+
+    def row_system(self) -> type[RowSystem]:
+        if self.norm == "full":
+            raise InputError(
+                "Adjoint(norm='full') has the gradients of the parameters in the state, and with batch_dims that would be one "
+                "set of them for every row. Write gradient='adjoint' (they are integrated beside the state)."
+            )
+        return StateAndAdjoint
 
 
 class Beside(System):
@@ -167,8 +176,3 @@ def seminorm(norm: Norm, size: int) -> Norm:
         return torch.maximum(torch.as_tensor(y), torch.as_tensor(adjoint))
 
     return of_state_and_adjoint
-
-
-def most_drift(rtol: float) -> float:
-    """How far the state may come out that the adjoint's backward solve computes with this tolerance."""
-    return min(0.5, max(0.1, 1_000 * rtol))

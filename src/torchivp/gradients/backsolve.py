@@ -105,7 +105,7 @@ class Linearised:
         field = self.field
         with torch.enable_grad():
             y = y.detach().requires_grad_()
-            slope = field(t * field.direction if field.direction < 0 else t, y)
+            slope = field(field.time(t), y)
         if slope.requires_grad:
             check_all_seen([slope], [y, *self.params], t)
         return slope, y

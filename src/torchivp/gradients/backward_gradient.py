@@ -6,7 +6,7 @@ What ``adjoint``, ``interpolated`` and ``gauss`` share; each says which ``System
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from .. import saving
 from .._types import PyTree, Rows
-from ..autocast import without_autocast
-from ..controllers import Limits
+from ..controllers import Controller, Limits
 from ..errors import InputError
 from ..events import states_at
 from ..methods import Method
 from ..methods.table import choose_method
+from ..per_sample.problem import RowsProblem
 from ..plan import Plan, choose_controller
 from ..problem import Problem, make_tolerance
 from ..runners.eager import Run
@@ -29,12 +29,12 @@ from ..span import OneSpan
 from ..tolerance import Tolerance
 from ..trajectory import Knot, Piece, Tape
 from .backsolve import Linearised, Outputs, System, solve_back, time_gradients
+from .backward_pass import BackwardPass, Found
 from .base import Gradient, nothing_to_do, refuse_reverse_transforms
-from .closure import check_still_held
 from .direct import Direct
-from .inputs import Inputs, find_inputs
-from .once import first_derivative_only
-from .side_effects import no_side_effects
+from .inputs import find_inputs
+from .row_backward import RowBackward
+from .row_systems import RowSystem
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,14 @@ class BackwardGradient(Gradient):
             linear: the forward field.
             y: a state, for its size and dtype.
             kept: what ``kept`` returned.
+        """
+
+    @abstractmethod
+    def row_system(self) -> type[RowSystem]:
+        """What to integrate for the rows of a batch.
+
+        Raises:
+            InputError: for settings that only a single solve has.
         """
 
     def kept(self, out: Run, plan: Plan) -> Any:
@@ -86,13 +94,10 @@ class BackwardGradient(Gradient):
                 f"gradient={type(self).__name__.lower()!r} differentiates outputs and events, not dense output. Name the times "
                 f"in `t`, or write gradient='discrete'."
             )
-        frozen = problem.frozen()
+        backward = PASSES[type(problem)](self, problem, plan, inputs)
         with torch.no_grad():
-            out = plan.run(frozen, self.forward_plan(plan), new_tape=self.new_tape(), known=known)
-            attached = Attached(problem, out)
-            kept = self.kept(out, plan)
-        backward = Backward(self, problem, plan, inputs, out.counters, attached.times, kept)
-        attached.put_back(list(_Backward.apply(backward, attached.states, *inputs.tensors).split(1)))
+            out = plan.run(problem.frozen(), self.forward_plan(plan), new_tape=self.new_tape(), known=known)
+        backward.attach(out)
         return out
 
     def check(self, plan: Plan) -> None:
@@ -108,11 +113,15 @@ class BackwardGradient(Gradient):
         """Where else the backward solve has to land, as the forward solve counts time."""
         return []
 
-    def backward_plan(self, plan: Plan, problem: Problem, kept: Any) -> Plan:
-        """The same method and control, backwards: landing on every output (and on the points of a fixed grid)."""
+    def pieces(self, plan: Plan) -> tuple[Method, Controller]:
+        """Method and controller of the backward solve."""
         method = plan.method if self.method is None else choose_method(self.method)
         same = plan.controller.adaptive == method.adaptive or not plan.controller.adaptive
-        controller = plan.controller if same else choose_controller(method, None, None)
+        return method, plan.controller if same else choose_controller(method, None, None)
+
+    def backward_plan(self, plan: Plan, problem: Problem, kept: Any) -> Plan:
+        """The same method and control, backwards: landing on every output (and on the points of a fixed grid)."""
+        method, controller = self.pieces(plan)
         limits = Limits(
             problem.t[-1],
             stops=[*problem.t, *(-x for x in plan.limits.stops), *(-x for x in self.stops(kept))],
@@ -150,15 +159,16 @@ class Attached:
         self.times = sorted(found)
         self.states = torch.cat([found[t] for t in self.times])
 
-    @torch.no_grad()
-    def put_back(self, rows: list[Tensor]) -> None:
+    def put_back(self, states: Tensor) -> None:
         """Every output becomes a knot, every event a piece: a straight line through its state along the flow."""
         trajectory, problem = self.out.trajectory, self.problem
+        rows = list(states.split(1))
         number = {t: i for i, t in enumerate(self.times)}
         trajectory.pieces = []
         for i, event in enumerate(trajectory.events):
             row = rows[number[event.t]]
-            slope = problem.field.with_args(problem.field.args)(problem.field.time(event.t), row.detach())
+            with torch.no_grad():
+                slope = problem.field.with_args(problem.field.args)(problem.field.time(event.t), row.detach())
             span = OneSpan(event.t, event.t + 1.0, size=1.0)
             trajectory.events[i] = event._replace(piece=len(trajectory.pieces))
             trajectory.pieces.append(Piece(span, row, slope, slope.real.new_ones(1, 1).to(slope)))
@@ -167,37 +177,27 @@ class Attached:
         trajectory.end = self.out.state.y = rows[-1]
 
 
-@dataclass(frozen=True)
-class Backward:
-    """What the backward pass of a solve needs to know."""
+class Backward(BackwardPass):
+    """The backward pass of a single solve."""
 
-    how: BackwardGradient
     problem: Problem
-    plan: Plan
-    inputs: Inputs
-    counters: dict[str, int]
-    times: list[float]
-    kept: Any
 
-    @without_autocast
-    def gradients(self, states: Tensor, cotangents: Tensor, tensors: Sequence[Tensor]) -> list[Tensor | None]:
-        """Gradients of ``inputs.tensors``, from the outputs ``[T, D]`` and their cotangents ``[T, D]``."""
-        problem, inputs = self.problem, self.inputs
-        check_still_held(problem.field.f, inputs.held)
-        field, given = inputs.for_backward_solve(problem.field, tensors)
-        params = [x for x in given if x.requires_grad]
+    def keep(self, out: Run) -> Attached:
+        attached = Attached(self.problem, out)
+        self.times = attached.times
+        self.kept = self.how.kept(out, self.plan)
+        return attached
+
+    def solve(self, linear: Linearised, states: Tensor, cotangents: Tensor) -> Found:
+        problem, user_times = self.problem, self.inputs.times
         outputs = Outputs(self.times, states, cotangents)
-        with no_side_effects(field, inputs.moving):
-            linear = Linearised(field, params)
-            system = self.how.system(linear, problem.y0.detach(), self.kept)
-            back = solve_back(system, outputs, self.how.tolerance_for(problem), self._plan)
-            at_times = None
-            if inputs.times is not None:
-                at_times = time_gradients(field, outputs, back.at_start)
-                at_times = _at_user_times(at_times, self.times, inputs.times)
-        self.counters["replayed"] += field.evaluations
-        self.counters["backward_attempted"] = self.counters.get("backward_attempted", 0) + back.attempted
-        return inputs.in_order(back.at_start + cotangents[:1], at_times, given, back.params)
+        system = self.how.system(linear, problem.y0.detach(), self.kept)
+        back = solve_back(system, outputs, self.how.tolerance_for(problem), self._plan)
+        at_times = None
+        if user_times is not None:
+            at_times = time_gradients(linear.field, outputs, back.at_start)
+            at_times = _at_user_times(at_times, self.times, user_times)
+        return Found(back.at_start + cotangents[:1], at_times, back.params, back.attempted)
 
     def _plan(self, backward: Problem) -> Plan:
         """As the settings have it; but an equation that is unstable backwards has to show it soon."""
@@ -215,15 +215,4 @@ def _at_user_times(at: Tensor, times: list[float], user: Tensor) -> Tensor:
     return out
 
 
-class _Backward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, backward: Backward, states: Tensor, *tensors: Tensor) -> Tensor:
-        ctx.pass_back = backward
-        ctx.save_for_backward(states, *tensors)
-        return states.detach()
-
-    @staticmethod
-    @first_derivative_only
-    def backward(ctx: Any, cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        states, *tensors = ctx.saved_tensors
-        return (None, None, *ctx.pass_back.gradients(states, cotangents, tensors))
+PASSES: dict[type[Problem], type[BackwardPass]] = {Problem: Backward, RowsProblem: RowBackward}

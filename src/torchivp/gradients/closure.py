@@ -127,7 +127,7 @@ def probe(
     extra = unseen([slope], known)
     computed = [node for node, _ in graph([slope], known) if not hasattr(node, "variable")]
     if extra and min(node._sequence_nr() for node in computed) <= before:
-        raise GradientError(_HIDDEN.format(t=float(span.t), n=len(extra), shapes=_shapes(extra)))
+        raise GradientError(_HIDDEN.format(t=_first(span.t), n=len(extra), shapes=_shapes(extra)))
     extra += [x for x in closed if id(x) not in visible]
     return slope.detach(), [x for x in closed if id(x) in visible], extra
 
@@ -149,7 +149,7 @@ def check_all_seen(outputs: Iterable[Tensor], known: Iterable[Tensor], t: Time) 
     """Raise instead of returning a gradient that lacks a part."""
     extra = unseen(outputs, known)
     if extra:
-        raise GradientError(_HIDDEN.format(t=float(t), n=len(extra), shapes=_shapes(extra)))
+        raise GradientError(_HIDDEN.format(t=_first(t), n=len(extra), shapes=_shapes(extra)))
 
 
 def check_still_held(f: Any, closed: Iterable[Tensor]) -> None:
@@ -169,6 +169,11 @@ _HIDDEN = (
     "looking at f, so a part of their gradient would silently be zero. Pass them as `args` and write f(t, y, args), or use "
     "gradient='direct'."
 )
+
+
+def _first(t: Time) -> float:
+    """A time for a message; of many rows that of the first one."""
+    return float(torch.as_tensor(t).detach().reshape(-1)[0])
 
 
 def _shapes(tensors: list[Tensor]) -> str:

@@ -8,10 +8,15 @@ from torch import Tensor
 from ..errors import GradientError
 
 
-def relative(error: Tensor, *states: Tensor) -> Tensor:
-    """Size of an error, relative to the largest of the states."""
-    sizes = torch.stack([torch.linalg.vector_norm(y) for y in states])
-    return torch.linalg.vector_norm(error) / sizes.amax().clamp(min=torch.finfo(sizes.dtype).tiny)
+def relative(error: Tensor, *states: Tensor, dim: int | None = None) -> Tensor:
+    """Size of an error, relative to the largest of the states; row by row with ``dim=1``."""
+    sizes = torch.stack([torch.linalg.vector_norm(y, dim=dim) for y in states])
+    return torch.linalg.vector_norm(error, dim=dim) / sizes.amax(0).clamp(min=torch.finfo(sizes.dtype).tiny)
+
+
+def most_drift(rtol: float) -> float:
+    """How far the state may come out that the adjoint's backward solve computes with this tolerance."""
+    return min(0.5, max(0.1, 1_000 * rtol))
 
 
 def check_drift(drift: Tensor | float, most: float, what: str) -> None:
@@ -23,3 +28,11 @@ def check_drift(drift: Tensor | float, most: float, what: str) -> None:
             f"(more than {most:.2g}): the equation is unstable backwards, and so the gradient would be worthless. Write "
             f"gradient='discrete', which does not compute the solution backwards."
         )
+
+
+def check_drift_of_rows(drift: Tensor, most: float) -> None:
+    """The same for every row of a batch, ``drift [B]``."""
+    rows = (~(drift <= most)).nonzero().flatten().tolist()
+    if rows:
+        numbers = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
+        check_drift(drift[rows].max(), most, f"The state of row{'s' * (len(rows) > 1)} {numbers}")

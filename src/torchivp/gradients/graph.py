@@ -57,8 +57,13 @@ def edge_of(x: Tensor) -> Any:
     return x.grad_fn, x.output_nr
 
 
+def nodes_between(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> set[Any]:
+    """The nodes of the graph of ``outputs`` down to the ``known`` tensors."""
+    return {node for node, _ in graph(outputs, known)}
+
+
 def bytes_held(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> int:
     """About how many bytes the graph of ``outputs`` holds, down to the ``known`` tensors: those of all values computed in it.
     (TorchScript and custom functions may hold more.)"""
-    nodes = {node for node, _ in graph(outputs, known)}
+    nodes = nodes_between(outputs, known)
     return sum(math.prod(x.shape) * x.dtype.itemsize for node in nodes for x in getattr(node, "_input_metadata", ()))

@@ -14,21 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._types import Rows
+from .._types import Rows, Time
 from ..autocast import without_autocast
 from ..errors import GradientError, InputError
-from ..events import Detector, states_at
+from ..field import Field
+from ..per_sample.problem import RowsProblem
 from ..plan import Plan
 from ..problem import Problem
 from ..runners.eager import Run
-from ..span import OneSpan
-from ..trajectory import Piece
-from .backsolve import Linearised
+from . import at_rest, rows_at_rest
+from .at_rest import Rest
 from .base import Gradient, nothing_to_do, refuse_reverse_transforms
-from .closure import check_still_held
+from .closure import check_all_seen, check_still_held
 from .direct import Direct
 from .inputs import Inputs, find_inputs
 from .once import first_derivative_only
+from .rows_at_rest import named_rows
 from .side_effects import no_side_effects
 
 _LARGEST = 2_000  # numbers in a state whose Jacobian is still formed and factorised
@@ -54,7 +55,7 @@ class Implicit(Gradient):
                 "gradient='implicit' is the gradient of a steady state, and no event stops the solve at one. Write "
                 "events=torchivp.SteadyState(), or take gradient='discrete'."
             )
-        if plan.dense or not plan.save.end_too or plan.save.at_start(problem.t0):
+        if plan.dense or plan.save.start_too:
             raise InputError(
                 "gradient='implicit' is the gradient of the steady state alone, not of the way there. Write save='end' without "
                 "dense=True, or take gradient='discrete'."
@@ -65,42 +66,15 @@ class Implicit(Gradient):
         inputs, known = find_inputs(problem, plan)
         if not inputs.wanted:
             return plan.run(problem, plan, known=known)
-        frozen = problem.frozen()
+        frozen, kind = problem.frozen(), rows_at_rest if isinstance(problem, RowsProblem) else at_rest
         with torch.no_grad():
             out = plan.run(frozen, plan, known=known)
-            if out.state.status.success:
-                t, y = resting_point(frozen, plan, out)
-        if out.state.status.success:
-            put_back(out, _AtRest.apply(Resting(problem, inputs, t, out.counters), y, *inputs.tensors))
+            rest = kind.resting_point(frozen, plan, out)
+        if rest is not None:
+            kind.put_back(
+                plan, out, _AtRest.apply(Resting(problem, inputs, rest, out.counters), rest.y, *inputs.tensors)
+            )
         return out
-
-
-def resting_point(problem: Problem, plan: Plan, out: Run) -> tuple[float, Rows]:
-    """Time and state at the end of the solve, which has to be at rest there."""
-    trajectory = out.trajectory
-    if trajectory.events and plan.events[trajectory.events[-1].event].at_rest:
-        return trajectory.events[-1].t, states_at(trajectory, trajectory.events[-1])
-    t, y = trajectory.end_time, trajectory.end
-    rest = next(event for event in plan.events if event.at_rest)
-    if not float(Detector((rest,), problem).value(rest, torch.tensor(t, dtype=torch.float64), y)) <= 0:
-        raise GradientError(
-            f"The solve ended at t={problem.direction * t:g} without coming to rest, so its end is no steady state. Give it "
-            f"more time, or a SteadyState with larger tolerances; or take gradient='discrete'."
-        )
-    return t, y
-
-
-def put_back(out: Run, row: Rows) -> None:
-    """The end, and the event there, become the steady state with its gradient."""
-    trajectory = out.trajectory
-    trajectory.end = out.state.y = row
-    if trajectory.events:
-        last = trajectory.events[-1]
-        still = Piece(
-            OneSpan(last.t, last.t + 1.0, size=1.0), row, torch.zeros_like(row.detach()), row.detach().new_ones(1, 1)
-        )
-        trajectory.pieces.append(still)
-        trajectory.events[-1] = last._replace(piece=len(trajectory.pieces) - 1)
 
 
 @dataclass(frozen=True)
@@ -109,7 +83,7 @@ class Resting:
 
     problem: Problem
     inputs: Inputs
-    t: float
+    rest: Rest
     counters: dict[str, int]
 
     @without_autocast
@@ -117,34 +91,51 @@ class Resting:
         """Gradients of ``inputs.tensors``: those of y0 and the times vanish."""
         problem, inputs = self.problem, self.inputs
         check_still_held(problem.field.f, inputs.held)
+        self.rest.check(cotangent)
         field, given = inputs.for_backward_solve(problem.field, tensors)
         params = [x for x in given if x.requires_grad]
         with no_side_effects(field, inputs.moving):
-            slope, leaf = Linearised(field, params).evaluate(field.time(self.t) * field.direction, y)
-            multiplier = solve_transposed(slope, leaf, cotangent)
+            slope, leaf = evaluate(field, params, self.rest.t, y)
+            multiplier = solve_transposed(slope, leaf, cotangent, problem.layout.rows)
             grads = torch.autograd.grad(slope, params, -multiplier, allow_unused=True, retain_graph=True)
         self.counters["replayed"] += field.evaluations
         at_times = None if inputs.times is None else torch.zeros_like(inputs.times)
         return inputs.in_order(torch.zeros_like(y), at_times, given, grads)
 
 
-def solve_transposed(slope: Rows, y: Rows, cotangent: Rows) -> Rows:
-    """``x`` with ``x . df/dy = cotangent``."""
-    size = y.shape[1]
+def evaluate(field: Field, params: Sequence[Tensor], t: Time, y: Rows) -> tuple[Rows, Rows]:
+    """The slope at a time inside the library, with its graph, and the leaf ``y`` that it was computed from."""
+    with torch.enable_grad():
+        y = y.detach().requires_grad_()
+        slope = field(field.time(t), y)
+    if slope.requires_grad:
+        check_all_seen([slope], [y, *params], t)
+    return slope, y
+
+
+def solve_transposed(slope: Rows, y: Rows, cotangent: Rows, rows: int) -> Rows:
+    """``x`` with ``x . df/dy = cotangent``, row by row: the slope of a row depends on its own state alone."""
+    size = y.shape[1] // rows
     if size > _LARGEST or y.is_complex():
         raise GradientError(
             f"gradient='implicit' factorises the Jacobian of f, for real states of at most {_LARGEST} numbers; this one has "
             f"{size} of {y.dtype}. Take gradient='discrete'."
         )
-    eye = torch.eye(size, dtype=y.dtype, device=y.device).unsqueeze(1)
-    jacobian = torch.autograd.grad(slope, y, eye, is_grads_batched=True, retain_graph=True)[0].squeeze(1)
-    try:
-        return torch.linalg.solve(jacobian.T, cotangent.reshape(-1)).view(1, size)
-    except RuntimeError:  # torch.linalg.LinAlgError is one
+    eye = torch.eye(size, dtype=y.dtype, device=y.device)
+    jacobian = torch.autograd.grad(
+        slope, y, eye.repeat(1, rows).unsqueeze(1), is_grads_batched=True, retain_graph=True
+    )[0]  # [D, 1, B * D]: one entry of the slope at a time, in all rows
+    cotangents = cotangent.view(rows, size)
+    used = (cotangents != 0).any(1).view(rows, 1, 1)
+    transposed = torch.where(used, jacobian.view(size, rows, size).permute(1, 2, 0), eye)
+    solution, singular = torch.linalg.solve_ex(transposed, cotangents)
+    if bool(singular.any()):
+        which = "" if rows == 1 else f" of {named_rows(singular != 0)}"
         raise GradientError(
-            "The Jacobian of f at the steady state is singular: the steady state is not isolated (a conserved quantity, "
-            "perhaps), so it also depends on y0. Take gradient='discrete'."
-        ) from None
+            f"The Jacobian of f at the steady state{which} is singular: the steady state is not isolated (a conserved "
+            f"quantity, perhaps), so it also depends on y0. Take gradient='discrete'."
+        )
+    return solution.reshape(1, -1)
 
 
 class _AtRest(torch.autograd.Function):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .._types import BackwardRow, Rows
+from ..errors import InputError
 from ..field import Field
 from ..loop import TakenStep
 from ..plan import Plan
@@ -28,6 +29,7 @@ from .backsolve import Linearised, System
 from .backward_gradient import BackwardGradient
 from .discrete import Discrete
 from .quadrature import StageIntegral
+from .row_systems import AdjointAlone, RowSystem
 from .stored import Pieces, Stored, from_pieces, from_tape
 
 
@@ -67,6 +69,15 @@ class Interpolated(BackwardGradient):
 
     def system(self, linear: Linearised, y: Rows, kept: Any) -> System:
         return Along(linear, y, Stored(kept.read(linear.field)))
+
+    def row_system(self) -> type[RowSystem]:
+        if self._states_kept() is not None:
+            raise InputError(
+                f"every= and checkpoints= of {type(self).__name__} compute the stored solution again piece by piece, and the "
+                f"rows of a batch need different pieces at a time. Leave them out with batch_dims, or write "
+                f"gradient=Discrete(every='sqrt')."
+            )
+        return AdjointAlone
 
     def stops(self, kept: Any) -> list[float]:
         return kept.times

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._types import Time
 from ..autocast import without_autocast
 from ..errors import GradientError
 from ..field import Field
@@ -26,14 +27,14 @@ from ..transforms import forward_mode
 from .base import nothing_to_do
 from .closure import check_all_seen, check_still_held
 from .direct import Direct
-from .graph import bytes_held
+from .graph import bytes_held, nodes_between
 from .inputs import Inputs, find_inputs
 from .side_effects import no_side_effects
 
 Grads = Sequence[Tensor | None]
-_GRAPH = (
-    2**23
-)  # bytes up to which steps share a graph: few large graphs cost less than many small ones (docs/design/speed.md)
+# Steps share a graph up to so many bytes (few large graphs cost less than many small ones: docs/design/speed.md) and nodes (one
+# that Python has looked at takes those behind it along when it goes, one inside the other on the stack).
+_GRAPH, _NODES = 2**23, 2_000
 Differentiable = Callable[["Replay"], Sequence[Tensor]]
 
 
@@ -153,7 +154,7 @@ class Replay:
             end = start.y
             out += [step.y1, *(k for _, k in step.history)]
             given += [adjoint, *slope_adjoints]
-            at_once = at_once or max(1, _GRAPH // max(1, bytes_held(out, [y, *past, *wrt])))
+            at_once = at_once or steps_at_once(out, [y, *past, *wrt])
             grads = _vjp(out, [y, *past, *wrt], given, first.span.t)
             adjoint, slope_adjoints = grads[0], grads[1 : 1 + len(past)]
             totals.add(grads[1 + len(past) :])
@@ -221,7 +222,7 @@ def tape_of(out: Run) -> Tape:
 
 def take(method: Method, field: Field, clock: Clock | RowClock, entry: TapeEntry, y: Tensor, history: History) -> Step:
     """Take an accepted step again, exactly."""
-    span = clock.timed(entry.span)
+    span = clock.timed(entry.span.again())
     if not entry.ready and method.needs_slope(history):
         if entry.draws.slope is not None:
             entry.draws.slope.put_back()
@@ -232,6 +233,12 @@ def take(method: Method, field: Field, clock: Clock | RowClock, entry: TapeEntry
     if entry.looked_into:
         step = method.dense(field, span, y, step)
     return span.settle(step, y, history)
+
+
+def steps_at_once(out: list[Tensor], inputs: list[Tensor]) -> int:
+    """How many steps like the one from ``inputs`` to ``out`` share a graph."""
+    by_size = _GRAPH // max(1, bytes_held(out, inputs))
+    return max(1, min(by_size, _NODES // max(1, len(nodes_between(out, inputs)))))
 
 
 class Again:
@@ -293,7 +300,7 @@ class Off:
         return (errors / larger.clamp(min=torch.finfo(sizes.dtype).tiny)).amax()
 
 
-def _vjp(outputs: list[Tensor], inputs: list[Tensor], cotangents: Grads, t: float) -> Grads:
+def _vjp(outputs: list[Tensor], inputs: list[Tensor], cotangents: Grads, t: Time) -> Grads:
     pairs = [(o, c) for o, c in zip(outputs, cotangents) if c is not None and o.requires_grad]
     if not pairs:
         return [None] * len(inputs)

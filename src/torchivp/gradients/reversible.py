@@ -76,7 +76,8 @@ class EndOnly(Tape):
             start = again.undo(entry, end)
             known = self._known(number, entry)
             if known is not None:
-                off = relative(start.y - known.y, known.y, self.ends[len(self.entries) - 1].y)
+                each, last = entry.span.each, self.ends[len(self.entries) - 1].y
+                off = relative(each(start.y - known.y), each(known.y), each(last), dim=1).amax()
                 check_drift(off, self._most(start.y.dtype), "A state" if number else "y0")
                 self.drift = max(self.drift, float(off))
                 start = known

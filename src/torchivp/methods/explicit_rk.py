@@ -13,6 +13,7 @@ from ..field import Field, time_dtype
 from ..span import Span
 from ..transforms import outside_of_transforms
 from .base import History, Method, Step
+from .stages import Stages
 from .tableau import DenseOutput, Row, Tableau, hermite
 
 
@@ -32,12 +33,13 @@ class ExplicitRungeKutta(Method):
     def step(self, field: Field, span: Span, y: Rows, history: History) -> Step:
         rk = coefficients(self.tableau, y.dtype, y.device)
         times = field.times(span, rk.from_end)
-        k = slope = history[0][1]
-        stage = y
+        slope, stage = history[0][1], y
+        stages = Stages(slope, len(rk.a) + 1)
         for a, t in zip(rk.a, times):
-            stage = combine(y, a, k, span)
+            stage = combine(y, a, stages.k, span)
             slope = field(t, stage)
-            k = torch.cat((k, slope))
+            stages.add(slope)
+        k = stages.k
         y1 = stage if rk.fsal else combine(y, rk.b, k, span)
         error = None if rk.b_err is None else error_estimate(y, rk.b_err, k, span)
         history = ((span.t1, slope.clone()),) if rk.fsal else ()

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..interpolation import DenseSolution, StepPolynomials
 from ..rows_of_vmap import expose, hide
 from ..trajectory import Piece
-from ..transforms import as_float, worst
+from ..transforms import as_float, batched, worst
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,16 @@ class RowsDense:
                 f"The solution of row {row} was asked for at t={asked:g}, but it is known on "
                 f"[{ends[0]:g}, {ends[1]:g}] only. Solve over a longer interval, or ask inside this one."
             )
-        wanted = inside.detach().clone(memory_format=torch.contiguous_format)  # also where vmap hides an axis
-        step = torch.searchsorted(self.until, wanted).clamp(max=self.until.shape[1] - 1)
+        return self.at(inside)
+
+    def at(self, inside: Tensor) -> Tensor:
+        """The same at times as inside the library, unchecked."""
+        rows = torch.arange(len(inside), device=inside.device).unsqueeze(1)
+        inside = inside.to(self.until.dtype)
+        step = place(self.until, inside.detach()).clamp(max=self.until.shape[1] - 1)
         step = torch.minimum(step, self.until.argmax(1, keepdim=True))
         theta = (inside - self.t0.gather(1, step)) / torch.where(self.dt == 0, 1, self.dt).gather(1, step)
         theta = theta.to(self.coefficients.real.dtype).unsqueeze(2)
-        rows = torch.arange(len(t), device=t.device).unsqueeze(1)
         c = self.coefficients.transpose(0, 1)  # [P + 1, N, B, D]
         y = c[-1][step, rows]
         for c_p in c[:-1].flip(0):
@@ -92,6 +96,13 @@ class HiddenDense:
         return replace(self, rows=self.rows.map(f))
 
 
+def place(until: Tensor, t: Tensor) -> Tensor:
+    """How many entries of ``until [B, N]`` (increasing) lie before ``t [B, J]``."""
+    if batched(t):  # its memory has another order than searchsorted wants
+        return (until.unsqueeze(1) < t.unsqueeze(2)).sum(2)
+    return torch.searchsorted(until, t.contiguous())
+
+
 def dense_of(pieces: list[Piece], y0: Rows, bounds: tuple[Tensor, Tensor], direction: Tensor) -> RowsDense:
     """From the pieces of all attempted steps (none for a solve of no length)."""
     rows = len(direction)
@@ -100,7 +111,7 @@ def dense_of(pieces: list[Piece], y0: Rows, bounds: tuple[Tensor, Tensor], direc
         return RowsDense(start, torch.zeros_like(start), start, y0.view(1, 1, rows, -1), bounds, direction)
     t0 = torch.stack([p.span.t for p in pieces], dim=1)
     t1 = torch.stack([p.span.t1 for p in pieces], dim=1)
-    taken = torch.stack([taken_of(p, rows) for p in pieces], dim=1)
+    taken = torch.stack([p.span.moved for p in pieces], dim=1)
     until = torch.where(taken, t1.detach(), -torch.inf).cummax(1).values
     coefficients = [coefficients_of(p, rows) for p in pieces]
     return RowsDense(t0, t1 - t0, until.contiguous(), torch.stack(coefficients), bounds, direction)
@@ -110,7 +121,10 @@ def coefficients_of(piece: Piece, rows: int) -> Tensor:
     """``[P + 1, B, D]``: ``y(t0 + theta * dt) = sum_p theta^p * c_p`` in the step of each row."""
     higher = (piece.weights @ piece.k.to(piece.weights.dtype)).to(piece.y0.dtype).view(len(piece.weights), rows, -1)
     size = (piece.span.t1 - piece.span.t).to(piece.y0.dtype).view(1, rows, 1)
-    return torch.cat([piece.y0.view(1, rows, -1), higher * size])
+    moved = piece.span.moved.view(1, rows, 1)
+    return torch.cat(
+        [piece.y0.view(1, rows, -1), torch.where(moved, higher * size, 0)]
+    )  # a rejected step may have overflowed
 
 
 class RowPolynomials:
@@ -138,10 +152,3 @@ class RowPolynomials:
         for c in reversed(lower):
             y = c + y * theta
         return y
-
-
-def taken_of(piece: Piece, rows: int) -> Tensor:
-    """Which rows took the step of a piece, ``[B]``."""
-    taken = piece.span.taken
-    moved = piece.span.t1.detach() > piece.span.t.detach()
-    return moved if taken is None else taken & moved

@@ -13,8 +13,8 @@ from .._types import Rows
 from ..errors import InputError
 from ..events import TINY, Event, moved, refuse
 from ..trajectory import Piece
-from ..transforms import derivatives, recorded
-from .dense import RowPolynomials, taken_of
+from ..transforms import constant, derivatives, recorded
+from .dense import RowPolynomials
 from .loop import RowsState
 from .problem import RowsProblem
 from .roots import locate
@@ -94,18 +94,18 @@ class RowDetector:
             index: the number it will have in the trajectory.
             state: behind the step.
         """
-        took = taken_of(piece, len(self.stopped))
+        took = piece.span.moved
         steps = RowPolynomials(piece, took)
         t1 = torch.where(took, piece.span.t1.detach(), steps.t)
         seen: dict[int, tuple[Tensor, list[Tensor]]] = {}
         for n in {event.samples for event in self.events}:
             t = torch.stack([*(steps.t + (t1 - steps.t) * i / n for i in range(n)), t1])
-            seen[n] = t, [*steps(t[1:-1]).view(n - 1, 1, -1), state.y.detach()]
+            seen[n] = t, [*steps(t[1:-1]).flatten(1).unsqueeze(1), state.y.detach()]
         crossings = [self._crossings(n, took, *seen[event.samples]) for n, event in enumerate(self.events)]
         if not bool(torch.stack([c.there.any() for c in crossings]).any()):
             return []
         found = [
-            RowEvents(number, index, rows, locate(partial(self._along, event, steps, rows), *bracket))
+            RowEvents(number, index, rows, constant(locate(partial(self._along, event, steps, rows), *bracket)))
             for number, event in enumerate(self.events)
             for rows, bracket in crossings[number].brackets()
         ]
@@ -172,6 +172,16 @@ def read(trajectory: RowTrajectory, events: tuple[Event, ...], problem: RowsProb
         known = e if isinstance(e, KnownEvents) else known_events(e, trajectory.pieces[e.piece], events, problem)
         found[e.event].append(RowsFound(known.rows, known.t, known.y))
     return [RowsFound(*(torch.cat(x) for x in zip(*parts))) for parts in found]
+
+
+def ends(
+    trajectory: RowTrajectory, events: tuple[Event, ...], found: list[RowsFound], problem: RowsProblem
+) -> tuple[Tensor, Tensor]:
+    """Where the rows ended: times ``[B]`` and states ``[B, D]``, of some at the terminal event they met."""
+    t, y = problem.clock(trajectory.end_time), trajectory.end.view(problem.layout.rows, -1)
+    for e in (e for e, event in zip(found, events) if event.terminal):
+        t, y = t.index_put((e.rows,), e.t), y.index_put((e.rows,), e.y)
+    return t, y
 
 
 def known_events(found: RowEvents, piece: Piece, events: tuple[Event, ...], problem: RowsProblem) -> KnownEvents:

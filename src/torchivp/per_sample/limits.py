@@ -20,12 +20,16 @@ class RowLimits:
         layout: of the states.
         stops: times to land on, increasing in each row and padded with inf, ``[B, K]``; ends and jumps may be missing.
         jumps: times where ``f`` jumps, the same.
+
+    Attributes:
+        tiny: steps that are longer do move the time, wherever a row stands, ``[B]``.
     """
 
     def __init__(
         self, start: Tensor, end: Tensor, layout: Layout, stops: Tensor | None = None, jumps: Tensor | None = None
     ):
         self.start, self.end, self.layout = start, end, layout
+        self.tiny = 8 * torch.finfo(end.dtype).eps * torch.maximum(start.abs(), end.abs()) + torch.finfo(end.dtype).tiny
         self.like = torch.zeros((), dtype=layout.dtype, device=layout.device).expand(1, layout.size)
         self.jumps = jumps
         landings = [x for x in (stops, jumps) if x is not None]
@@ -55,7 +59,9 @@ class RowLimits:
     def _next(self, t: Tensor) -> Tensor:
         if self.stops is None:
             return self.end
-        column = torch.searchsorted(self.stops, t.unsqueeze(1), right=True).clamp(max=self.stops.shape[1] - 1)
+        column = torch.searchsorted(self.stops, t.unsqueeze(1).contiguous(), right=True).clamp(
+            max=self.stops.shape[1] - 1
+        )
         return torch.minimum(self.stops.gather(1, column).squeeze(1), self.end)
 
     def _last(self, t1: Tensor) -> Tensor | None:

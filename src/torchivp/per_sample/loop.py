@@ -19,6 +19,7 @@ from ..plan import Plan
 from ..randomness import Draws, RandomState
 from ..solution import Status
 from ..span import RowSpan, spread
+from ..transforms import constant
 from .problem import RowsProblem
 from .saving import Wanted
 
@@ -34,30 +35,43 @@ class RowsState:
 
     Attributes:
         dt: proposed sizes, 0 for rows that are done.
-        code: number of the status in ``CODES``.
-        alive: whether any row is running.
-        frozen: numbers of rows that are done, ``[1, B * D]``, which no slope moves; None if none is.
+        running, alive: which rows are, and how many.
+        ends: which rows ``[B]`` ended together, after how many attempts, and how (a number in ``CODES``).
+        tries: attempted steps so far, a number.
+        frozen: numbers that no slope moves, ``[1, B * D]``; None: a slope of 0 times dt does that.
         failed: what the failed rows failed at, by row.
     """
 
     t: Tensor
     y: Rows
     dt: Tensor
-    code: Tensor
-    attempted: Tensor
     accepted: Tensor
+    running: Tensor
+    alive: int
+    ends: list[tuple[Tensor, int, int]] = field(default_factory=list)
+    tries: int = 0
     history: History = ()
     ready: bool = False
     slope: Tensor | None = None
     slope_draws: RandomState | None = None
     memory: RowMemory = ()
-    alive: bool = True
     frozen: Tensor | None = None
     failed: dict[int, Failed] = field(default_factory=dict)
 
     @property
-    def running(self) -> Tensor:
-        return self.code == RUNNING
+    def code(self) -> Tensor:
+        """Number of every row's status in ``CODES``."""
+        code = torch.full_like(self.accepted, RUNNING)
+        for rows, _, number in self.ends:
+            code[rows] = number
+        return code
+
+    @property
+    def attempted(self) -> Tensor:
+        attempted = torch.full_like(self.accepted, self.tries)
+        for rows, after, _ in self.ends:
+            attempted[rows] = after
+        return attempted
 
     @property
     def rejected(self) -> Tensor:
@@ -69,21 +83,31 @@ class RowsState:
         statuses = [CODES[code] for code in self.code.unique().tolist()]
         return next((s for s in statuses if not s.success), Status.SUCCESS)
 
-    def end(self, rows: Tensor, status: Status) -> None:
-        """These rows ``[B]`` (a mask) are done; they stay where they are."""
-        rows = rows & self.running
-        self.code = torch.where(rows, CODES.index(status), self.code)
-        running = self.running
-        self.dt = torch.where(running, self.dt, 0.0)
-        self.alive = bool(running.any())
-        self.frozen = spread(~running, self.y)
+    def end(self, rows: Tensor, status: Status, freeze: bool = True, number: int | None = None) -> None:
+        """These rows ``[B]`` (a mask) are done; they stay where they are.
+
+        Args:
+            freeze: their slopes may not be finite, and 0 times such a slope moves a state.
+            number: how many they are, if that is known (then all of them were running).
+        """
+        if number is None:
+            rows = rows & self.running
+            number = int(rows.sum())
+        if number == 0:
+            return
+        self.ends.append((rows, self.tries, CODES.index(status)))
+        self.running = self.running & ~rows
+        self.dt = torch.where(self.running, self.dt, 0.0)
+        self.alive -= number
+        if freeze:
+            self.frozen = spread(~self.running, self.y)
 
     def stop(self, rows: Tensor) -> None:
         """These rows met a terminal event in the step they took, whatever else it brought (their end, the last step allowed)."""
         for row in rows.nonzero().flatten().tolist():
             self.failed.pop(row, None)
-        self.code = torch.where(rows, RUNNING, self.code)
         self.end(rows, Status.EVENT)
+        self.ends.append((rows, self.tries, CODES.index(Status.EVENT)))
 
     def fail(
         self, rows: Tensor, status: Status, step: Step | None = None, dt: Tensor | None = None, error: Any = None
@@ -98,10 +122,10 @@ class RowsState:
 
 def begin(problem: RowsProblem) -> RowsState:
     """The state before anything is computed."""
-    rows = problem.layout.rows
-    t0 = problem.t0.contiguous()
+    t0, rows = problem.t0, problem.layout.rows
     none = torch.zeros(rows, dtype=torch.int64, device=t0.device)
-    return RowsState(t0, problem.y0, torch.full_like(t0, math.inf), none + RUNNING, none, none)
+    everyone = torch.ones(rows, dtype=torch.bool, device=t0.device)
+    return RowsState(t0, problem.y0, torch.full_like(t0, math.inf), none, everyone, rows)
 
 
 @dataclass
@@ -111,6 +135,7 @@ class RowsTaken:
     Attributes:
         span, timed: intervals, without and with the gradients of times; they know which rows go on.
         history, ready: what the step before handed on; ``known`` is the same with the slope at the start.
+        y1: the states after it, of the rows that take it and of the others.
     """
 
     problem: RowsProblem
@@ -122,6 +147,7 @@ class RowsTaken:
     ready: bool
     known: History
     step: Step
+    y1: Rows
     draws: Draws = Draws()  # noqa: RUF009 (immutable)
     looked_into: bool = False
 
@@ -138,7 +164,8 @@ class RowsTaken:
 
     def settled(self) -> Step:
         """The step as the rows go on from it."""
-        return self.timed.settle(self.step, self.y0, self.known)
+        history = self.timed.settle_history(self.step, self.y0, self.known)
+        return self.step._replace(y1=self.y1, history=history)
 
 
 def march(problem: RowsProblem, plan: Plan, state: RowsState) -> Iterator[RowsTaken]:
@@ -147,7 +174,7 @@ def march(problem: RowsProblem, plan: Plan, state: RowsState) -> Iterator[RowsTa
         taken = attempted_step(problem, plan, state)
         if taken is None:
             continue
-        state.y = y1 = taken.span.choose(taken.step.y1, taken.y0)
+        state.y = y1 = taken.y1
         yield taken
         settled = taken.settled()
         unchanged = state.y is y1 and not plan.limits.at_jump(state.t)
@@ -155,48 +182,56 @@ def march(problem: RowsProblem, plan: Plan, state: RowsState) -> Iterator[RowsTa
 
 
 def attempted_step(problem: RowsProblem, plan: Plan, state: RowsState) -> RowsTaken | None:
-    """One attempt of all rows; None if no row takes it. One host synchronisation."""
+    """One attempt of all rows; None if no row takes it. One host synchronisation, and one more where a row rejects it."""
     span = plan.limits.cut(state.t, state.dt, state.frozen)
     timed = problem.timed(span)
     before, was_ready = state.history, state.ready
     known = known_slopes(problem, plan, state, timed)
     draws = Draws(state.slope_draws, problem.field.random_state())
     step = plan.method.step(problem.field, timed, state.y, known)
-    ratio = error_ratio(problem, plan, state, step)
-    size = span.t1 - span.t
-    running = state.running
-    verdict = plan.controller.judge_rows(ratio, size, state.memory, error_order(plan))
-    accepted = verdict.accepted & running & torch.isfinite(ratio)
-    rejected = running & ~accepted
-    state.attempted = state.attempted + running
-    state.accepted = state.accepted + accepted
-    landed = accepted & (span.t1 < state.t + state.dt)
-    proposed = torch.where(landed, torch.maximum(verdict.dt, state.dt), verdict.dt)
-    too_small = rejected & ~(proposed >= smallest_step(state.t)) if plan.controller.adaptive else rejected
-    spent = running & (state.attempted >= plan.max_steps)
+    state.tries += 1
+    ratio = constant(error_ratio(problem, plan, state, step))
+    verdict = plan.controller.judge_rows(ratio, span.dt, state.memory, error_order(plan))
+    accepted = verdict.accepted if state.alive == len(ratio) else verdict.accepted & state.running
     ended = accepted & (span.t1 >= plan.limits.end)
-    state.memory = verdict.memory
-    flags = torch.stack([accepted.all(), accepted.any(), ended.any(), too_small.any(), (spent & ~ended).any()])
-    all_taken, any_taken, any_ended, any_small, any_spent = flags.tolist()
-    if any_small:
-        finite = torch.isfinite(ratio)
-        state.fail(too_small & finite, Status.STEP_TOO_SMALL, step, proposed)
-        state.fail(too_small & ~finite, Status.NONFINITE_SLOPE, step, proposed)
-    state.dt = torch.where(state.running, proposed, 0.0)
-    if any_taken:
+    tiny = verdict.dt < plan.limits.tiny
+    n_accepted, n_ended, n_tiny = torch.stack((accepted, ended, tiny)).sum(1).tolist()
+    proposed = verdict.dt
+    if plan.limits.stops is not None:  # a step that was cut to land somewhere says nothing against its proposal
+        proposed = torch.where(accepted & (span.dt < state.dt), torch.maximum(proposed, state.dt), proposed)
+    if plan.controller.min_step > 0:
+        proposed = torch.where(state.running, proposed, 0.0)
+    state.dt, state.memory = proposed, verdict.memory
+    all_taken = n_accepted == state.alive
+    if n_tiny > len(ratio) - state.alive or not (all_taken or plan.controller.adaptive):
+        give_up(plan, state, step, ratio, state.running & ~accepted)
+    y0 = state.y
+    if all_taken:
+        state.t = span.t1
+    else:
+        span, timed = span.taken_by(accepted), timed.taken_by(accepted)
         state.t = torch.where(accepted, span.t1, state.t)
-    if any_ended:
-        state.end(ended, Status.SUCCESS)
-    if any_spent:
-        state.fail(spent, Status.MAX_STEPS, step)
-    if not any_taken:
+    if n_accepted:
+        state.accepted = state.accepted + accepted
+        state.slope = None
+    if n_ended:
+        quiet = step.ready and plan.controller.adaptive  # the error estimate has seen that the slope there is finite
+        state.end(ended, Status.SUCCESS, not quiet, n_ended)
+    if state.tries >= plan.max_steps:
+        state.fail(state.running, Status.MAX_STEPS, step)
+    if not n_accepted:
         return None
-    state.slope = None
-    goes_on = None if all_taken else accepted
-    return RowsTaken(
-        problem, plan, span._replace(taken=goes_on), timed._replace(taken=goes_on), state.y, before, was_ready, known,
-        step, draws,
-    )  # fmt: skip
+    y1 = span.choose(step.y1, y0)
+    return RowsTaken(problem, plan, span, timed, y0, before, was_ready, known, step, y1, draws)
+
+
+def give_up(plan: Plan, state: RowsState, step: Step, ratio: Tensor, rejected: Tensor) -> None:
+    """Rows fail whose next step would be too small (and those of fixed steps, whose state is not finite)."""
+    hopeless = rejected & ~(state.dt >= smallest_step(state.t)) if plan.controller.adaptive else rejected
+    if bool(hopeless.any()):
+        finite = torch.isfinite(ratio)
+        state.fail(hopeless & finite, Status.STEP_TOO_SMALL, step)
+        state.fail(hopeless & ~finite, Status.NONFINITE_SLOPE, step)
 
 
 def known_slopes(problem: RowsProblem, plan: Plan, state: RowsState, span: RowSpan) -> History:
@@ -259,7 +294,9 @@ def first_steps(problem: RowsProblem, plan: Plan, state: RowsState) -> None:
         nothing = Step(state.y, state.slope, state.slope, None, ())
         state.fail(bad, Status.NONFINITE_SLOPE, nothing, torch.full_like(state.t, math.inf))
     room = (span.t1 - span.t).clamp(max=plan.controller.max_step)
-    state.dt = initial_steps(field, span, room, state.y, state.slope, error_order(plan) - 1, problem.tolerance)
+    state.dt = constant(
+        initial_steps(field, span, room, state.y, state.slope, error_order(plan) - 1, problem.tolerance)
+    )
 
 
 def _of_row(step: Step | None, row: int, rows: int) -> Step | None:

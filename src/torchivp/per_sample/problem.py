@@ -76,7 +76,7 @@ class RowsProblem(Problem):
 
     @property
     def t0(self) -> Tensor:  # type: ignore[override]
-        return self.t[:, 0]
+        return self.t[:, 0].contiguous()
 
 
 def make_rows_problem(
@@ -97,7 +97,8 @@ def make_rows_problem(
     layout = Layout(state, batch_dims)
     if layout.rows == 0:
         raise InputError(f"y0 has a batch of shape {tuple(layout.batch)}, which holds no row. Give at least one.")
-    inside, direction = forwards(row_times(t, layout))
+    times = row_times(t, layout)
+    inside, direction = forward(times)
     tolerance = make_tolerance(rtol, atol, layout)
     return RowsProblem(
         field=Field(f, layout, direction, () if args is None else (args,)),
@@ -139,8 +140,8 @@ def row_times(t: Any, layout: Layout) -> Tensor:
     return times.expand(*layout.batch, -1).reshape(layout.rows, -1)
 
 
-def forwards(times: Tensor) -> tuple[Tensor, Tensor]:
-    """The user's times ``[B, T]`` as the library has them, increasing, and the direction ``[B]`` of every row."""
+def forward(times: Tensor) -> tuple[Tensor, Tensor]:
+    """The user's times ``[B, T]`` as the library counts them, increasing, and the direction of each row ``[B]``."""
     direction = torch.where(times[:, -1] < times[:, 0], -1.0, 1.0).to(times.dtype).detach()
     inside = times * direction.unsqueeze(1)
     check_monotone(inside.detach(), direction)

@@ -57,7 +57,8 @@ class RowSteps:
     start_too = True
 
     def in_step(self, t: Tensor, t1: Tensor, taken: Tensor | None, counts: Tensor) -> Wanted | None:
-        rows = torch.arange(len(t), device=t.device) if taken is None else taken.nonzero().squeeze(1)
+        moved = t1 > t
+        rows = (moved if taken is None else moved & taken).nonzero().squeeze(1)
         return Wanted(rows, counts[rows], t1[rows])
 
 

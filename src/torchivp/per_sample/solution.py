@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ class BatchSolution:
         t: times of the saved values, ``[B, T]`` or a list of B ``[T_b]``.
         y: saved values: the user's state, its time axis behind the batch axes.
         lengths: how many values each row has, ``[B]``.
-        status: how each row ended: a list of B.
+        status: how each row ended: a list of B (its number in ``list(Status)`` is ``codes``, ``[B]``).
         message: for people: how it went, and what to try about the rows that failed.
         messages: the same for every row that failed, by its number.
         t_events: for each event function a list of B tensors ``[E_b]``; None without events.
@@ -46,7 +47,7 @@ class BatchSolution:
         >>> sol.y[:, -1], sol.stats.accepted, sol[3].status
     """
 
-    status: list[Status]
+    codes: Tensor = field(repr=False)
     message: str
     messages: dict[int, str]
     layout: Layout = field(repr=False)
@@ -61,9 +62,36 @@ class BatchSolution:
 
     def __post_init__(self) -> None:
         self.lengths = self.outputs.lengths
-        self.t, self.y = arranged(self.outputs, self.layout)
-        if self.through is not None:
-            self.y = applied(self.through, self.t, self.y, self.layout)
+        if self.through is not None and self.length is not None:
+            _ = self.y  # in the grad mode of the solve
+
+    @cached_property
+    def length(self) -> int | None:
+        """How many values every row has; None where they differ."""
+        low, high = _ends(self.lengths)
+        return low if low == high else None
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where the outputs of each row begin."""
+        starts: list[int] = (self.lengths.cumsum(0) - self.lengths).tolist()
+        return starts
+
+    @cached_property
+    def t(self) -> Tensor | list[Tensor]:
+        if self.length is not None:
+            return self.outputs.t.view(*self.layout.batch, self.length)
+        return list(self.outputs.t.split(self.lengths.tolist()))
+
+    @cached_property
+    def y(self) -> PyTree:
+        y = arranged(self.outputs, self.layout, self.length)
+        return y if self.through is None else applied(self.through, self.t, y, self.layout)
+
+    @property
+    def status(self) -> list[Status]:
+        names = list(Status)
+        return [names[code] for code in self.codes.tolist()]
 
     @property
     def stats(self) -> Stats:
@@ -72,12 +100,12 @@ class BatchSolution:
     @property
     def success(self) -> bool:
         """True unless a row failed or was interrupted."""
-        return all(status.success for status in self.status)
+        return not self.messages
 
     @property
     def failed(self) -> list[int]:
         """The numbers of the rows that failed or were interrupted."""
-        return [b for b, status in enumerate(self.status) if not status.success]
+        return sorted(self.messages)
 
     def __len__(self) -> int:
         return self.layout.rows
@@ -90,16 +118,17 @@ class BatchSolution:
         if not -len(self) <= b < len(self):
             raise IndexError(f"Row {b} of a batch of {len(self)}.")
         b = b % len(self)
-        outputs = [x.split(self.lengths.tolist())[b] for x in self.outputs[1:]]
+        outputs = [x.narrow(0, self.starts[b], int(self.lengths[b])) for x in self.outputs[1:]]
         layout, direction = self.layout.of_a_row(), int(self.direction[b])
         y = layout.unravel(outputs[1], lead=(len(outputs[1]),))
+        status = list(Status)[int(self.codes[b])]
         return Solution(
             t=outputs[0],
             y=y if self.through is None else saving.apply(self.through, outputs[0], outputs[1], layout),
-            status=self.status[b],
-            message=self.messages.get(b, f"{self.status[b].value} (t={float(self.ends.t[b]) * direction:g})."),
+            status=status,
+            message=self.messages.get(b, f"{status.value} (t={float(self.ends.t[b]) * direction:g})."),
             layout=layout,
-            resume=Resume(float(self.ends.t[b]), self.ends.y[b : b + 1], float(self.ends.dt[b]), (), (), direction),
+            resume=Resume(float(self.ends.t[b]), self.ends.y[b : b + 1], self.ends.next_step(b), (), (), direction),
             t_events=None if self.t_events is None else [rows[b] for rows in self.t_events],
             y_events=None if self.y_events is None else [rows[b] for rows in self.y_events],
             dense=None if self.dense is None else self.dense.of_row(b),
@@ -151,8 +180,9 @@ class BatchSolution:
         return self
 
     def __repr__(self) -> str:
-        ended = ", ".join(f"{self.status.count(s)} {s.name.lower()}" for s in dict.fromkeys(self.status))
-        shape = list(self.t.shape) if isinstance(self.t, Tensor) else f"[{len(self)}, {_range(self.lengths)}]"
+        status = self.status
+        ended = ", ".join(f"{status.count(s)} {s.name.lower()}" for s in dict.fromkeys(status))
+        shape = f"[{', '.join(map(str, self.layout.batch))}, {_range(self.lengths)}]"
         steps = _range(self.counters["accepted"])
         return f"BatchSolution({len(self)} rows: {ended}, t={shape}, steps={steps}, nfe={self.stats.nfe})"
 
@@ -163,6 +193,7 @@ class BatchSolution:
     def _map(self, f: Callable[[Tensor], Tensor]) -> BatchSolution:
         moved = replace(
             self,
+            codes=f(self.codes),
             layout=self.layout.map(f),
             outputs=Outputs(*(f(x) for x in self.outputs)),
             ends=RowEnd(*(f(x) for x in self.ends)),
@@ -182,16 +213,17 @@ class RowEnd(NamedTuple):
     y: Tensor
     dt: Tensor
 
+    def next_step(self, b: int) -> float:
+        """The size of the next step of row ``b``; inf where it is to be chosen anew, because the row was done."""
+        return float(self.dt[b]) or float("inf")
 
-def arranged(outputs: Outputs, layout: Layout) -> tuple[Tensor | list[Tensor], PyTree]:
-    """Times and states as the user gets them: dense where all rows have as many outputs, else row by row."""
-    lengths, rows = outputs.lengths.tolist(), layout.rows
-    if len(set(lengths)) == 1:
-        t = outputs.t.view(*layout.batch, lengths[0])
-        return t, unravel_rows(outputs.y.view(rows, lengths[0], layout.width), layout)
+
+def arranged(outputs: Outputs, layout: Layout, length: int | None) -> PyTree:
+    """States as the user gets them: dense where all rows have as many outputs, else row by row."""
+    if length is not None:
+        return unravel_rows(outputs.y.view(layout.rows, length, layout.width), layout)
     one = layout.of_a_row()
-    parts = [one.unravel(y, lead=(len(y),)) for y in outputs.y.split(lengths)]
-    return list(outputs.t.split(lengths)), gathered(parts)
+    return gathered([one.unravel(y, lead=(len(y),)) for y in outputs.y.split(outputs.lengths.tolist())])
 
 
 def applied(function: Callable[..., PyTree], t: Any, y: PyTree, layout: Layout) -> PyTree:
@@ -225,5 +257,9 @@ def unravel_rows(values: Tensor, layout: Layout) -> PyTree:
 
 
 def _range(x: Tensor) -> str:
-    low, high = int(x.min()), int(x.max())
+    low, high = _ends(x)
     return f"{low}" if low == high else f"{low}..{high}"
+
+
+def _ends(x: Tensor) -> tuple[int, int]:
+    return int(x.min()), int(x.max())

@@ -12,27 +12,25 @@ from torch import Tensor
 from .._types import PyTree, VectorField
 from ..controllers import Controller
 from ..errors import InputError
-from ..failures import message
-from ..loop import LoopState
 from ..methods import Method
 from ..names import named
 from ..plan import Plan, choose_controller
-from ..problem import Clock, Problem, listed
+from ..problem import listed
 from ..runners import ROW_RUNNERS
 from ..runners.eager import Run
 from ..runners.rows import counters, first_outputs
 from ..saving import chosen as chosen_save
 from ..solution import Status
-from ..tolerance import Tolerance
 from .dense import dense_of
-from .events import RowsFound
+from .events import RowsFound, ends
 from .events import read as read_events
+from .failures import messages_of, summary
 from .limits import RowLimits, padded
 from .loop import CODES, RowsState, begin
 from .problem import RowsProblem, make_rows_problem
 from .saving import RowEnds, RowSteps, RowTimes, read
 from .solution import BatchSolution, RowEnd
-from .trajectory import RowTrajectory, Values
+from .trajectory import Values
 
 
 def pose(
@@ -120,6 +118,8 @@ def both_ways(times: list[float], problem: RowsProblem) -> Tensor | None:
 
 def grid_of(controller: Controller, problem: RowsProblem) -> Tensor | None:
     """The points of every row's fixed grid."""
+    if controller.adaptive:
+        return None
     times = problem.t.tolist()
     if all(row == times[0] for row in times):
         grid = padded([controller.grid(times[0])], problem.t0)
@@ -136,17 +136,15 @@ def gather(problem: RowsProblem, plan: Plan, out: Run, through: Callable[..., An
     """The solution from what the loop left."""
     state, trajectory, layout = out.state, out.trajectory, problem.layout
     found = read_events(trajectory, plan.events, problem)
-    t, y = ends(problem, trajectory, [e for e, event in zip(found, plan.events) if event.terminal])
+    t, y = ends(trajectory, plan.events, found, problem)
     outputs = read(trajectory, last_outputs(problem, plan, state, trajectory.counts, t, y))
     outputs = outputs._replace(t=outputs.t * problem.direction.repeat_interleave(outputs.lengths))
+    messages = messages_of(problem, plan, state)
     events = [as_user(e, problem) for e in found]
-    messages = {b: message_of(problem, plan, state, b) for b in state.failed}
-    status = [CODES[code] for code in state.code.tolist()]
-    messages.update((b, f"{s.value}.") for b, s in enumerate(status) if not s.success and b not in messages)
     bounds = (problem.clock(problem.t0), trajectory.end_time)
     return BatchSolution(
-        status=status,
-        message=summary(status, messages),
+        codes=state.code,
+        message=summary(layout.rows, messages),
         messages=messages,
         layout=layout,
         outputs=outputs,
@@ -167,14 +165,6 @@ def as_user(found: RowsFound, problem: RowsProblem) -> list[tuple[Tensor, PyTree
     return [(t * direction, one.unravel(y, lead=(len(y),))) for (t, y), direction in by_row]
 
 
-def ends(problem: RowsProblem, trajectory: RowTrajectory, stopped: list[RowsFound]) -> tuple[Tensor, Tensor]:
-    """Where the rows ended: times ``[B]`` and states ``[B, D]``, of some at a terminal event."""
-    t, y = problem.clock(trajectory.end_time), trajectory.end.view(problem.layout.rows, -1)
-    for e in stopped:
-        t, y = t.index_put((e.rows,), e.t), y.index_put((e.rows,), e.y)
-    return t, y
-
-
 def last_outputs(
     problem: RowsProblem, plan: Plan, state: RowsState, counts: Tensor, t: Tensor, y: Tensor
 ) -> list[Values]:
@@ -187,36 +177,3 @@ def last_outputs(
         wanted = wanted | (state.code == CODES.index(Status.SUCCESS))
     rows = wanted.nonzero().squeeze(1)
     return [Values(y[rows], rows, counts[rows], t[rows])]
-
-
-def message_of(problem: RowsProblem, plan: Plan, state: RowsState, b: int) -> str:
-    """What happened to a row that failed, as a solve of it alone would say."""
-    failed = state.failed[b]
-    width = problem.layout.width
-    layout = problem.layout.of_a_row()
-
-    def part(x: Tensor) -> Tensor:
-        return x[:, b * width : (b + 1) * width] if x.dim() else x
-
-    tolerance = problem.tolerance
-    rtol = part(tolerance.rtol) if isinstance(tolerance.rtol, Tensor) else tolerance.rtol
-    direction = int(problem.direction[b])
-    alone = Problem(
-        problem.field, layout, part(problem.y0), problem.t[b].tolist(), Clock(None), direction,
-        Tolerance(rtol, part(tolerance.atol)),
-    )  # fmt: skip
-    stands = LoopState(
-        float(state.t[b]), part(state.y), failed.dt, attempted=int(state.attempted[b]), accepted=int(state.accepted[b]),
-        rejected=int(state.rejected[b]), status=CODES[int(state.code[b])], failed=failed,
-    )  # fmt: skip
-    return message(alone, plan, stands)
-
-
-def summary(status: list[Status], messages: dict[int, str]) -> str:
-    """How it went, with what the first rows failed at."""
-    if not messages:
-        return f"All {len(status)} rows did what they were asked to do."
-    first = [f"row {b}: {text}" for b, text in sorted(messages.items())[:3]]
-    more = f"\n... and {len(messages) - 3} more (see `.messages`)." if len(messages) > 3 else ""
-    numbers = ", ".join(map(str, sorted(messages)[:20])) + (", ..." if len(messages) > 20 else "")
-    return f"{len(messages)} of {len(status)} rows failed ({numbers}); the others finished.\n" + "\n".join(first) + more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -33,6 +34,15 @@ def of_rows(rows: int, couple: bool) -> RowNorm:
 
     def rms(x: Tensor) -> Tensor:
         width = x.shape[1] // rows
-        return torch.linalg.vector_norm(x.view(rows, width), dim=1) / max(1, width) ** 0.5
+        x = x.abs() if x.is_complex() else x
+        return torch.mv(
+            (x * x).view(rows, width), mean_of(width, x.dtype, x.device)
+        ).sqrt()  # faster than a norm by rows
 
     return (lambda x: rms(x).amax().expand(rows)) if couple else rms
+
+
+@lru_cache(maxsize=64)
+def mean_of(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Weights ``[D]`` of a mean."""
+    return torch.full((width,), 1 / max(1, width), dtype=dtype, device=device)

@@ -105,7 +105,8 @@ class Linearised:
         field = self.field
         with torch.enable_grad():
             y = y.detach().requires_grad_()
-            slope = field(field.time(t), y)
+            turned = t if field.turn is None else t * field.direction  # not rounded again: it could end up outside
+            slope = field(turned.view(field.layout.batch), y)
         if slope.requires_grad:
             check_all_seen([slope], [y, *self.params], t)
         return slope, y

@@ -75,21 +75,6 @@ def test_an_outer_transform_over_times_reaches_through_an_inner_one() -> None:
     assert float(func.jacfwd(inner)(t1)) == pytest.approx(-math.exp(-0.7), rel=1e-8)
 
 
-def test_rows_of_vmap_step_with_the_worst_of_them() -> None:
-    w = torch.tensor([0.1, 40.0, 1.0], dtype=F64)
-    steps: list[int] = []
-
-    def solved(w: Tensor) -> Tensor:
-        sol = torchivp.solve(lambda t, y: -w * (y - torch.cos(t)), torch.zeros(2, dtype=F64), (0.0, 2.0), save="steps")
-        steps.append(sol.stats.accepted)
-        return sol.y[-1]
-
-    together = func.vmap(solved)(w)
-    alone = torch.stack([solved(x) for x in w])
-    assert torch.allclose(together, alone, rtol=1e-4)
-    assert steps[0] >= max(steps[1:]) > 2 * min(steps[1:])
-
-
 def test_vmap_over_several_dimensions_and_trees() -> None:
     """Nested, over another dimension than the first, over a part of the inputs, with dictionaries for state and args."""
     y0 = {"a": torch.rand(2, 3, 4, dtype=F64), "b": torch.rand(2, 3, dtype=F64)}
@@ -141,21 +126,16 @@ def test_tolerances_may_differ_from_row_to_row() -> None:
     def solved(tol: Tensor) -> Tensor:
         return torchivp.solve(lambda t, y: -y, torch.ones(1, dtype=F64), (0.0, 1.0), rtol=tol, atol=tol).y[-1]
 
-    assert torch.allclose(
-        func.vmap(solved)(torch.tensor([1e-3, 1e-10])), torch.tensor(math.exp(-1), dtype=F64), rtol=1e-8
-    )
+    loose, tight = func.vmap(solved)(torch.tensor([1e-3, 1e-10]))
+    assert torch.allclose(loose, solved(torch.tensor(1e-3)), rtol=1e-9)
+    assert torch.allclose(tight, torch.tensor(math.exp(-1), dtype=F64), rtol=1e-8)
+    assert not torch.allclose(loose, tight, rtol=1e-6)
     with pytest.raises(torchivp.InputError, match="no tolerance"):
         func.vmap(solved)(torch.tensor([1e-3, -1.0]))
 
 
 Y = torch.tensor([1.0, 2.0], dtype=F64)
 IMPOSSIBLE: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "times": (lambda t1: torchivp.solve(lambda t, y: -y, Y, (0.0, t1)).y, "Scale the time"),
-    "duration": (lambda t1: torchivp.solve(lambda t, y: -y, Y, t1).y, "Scale the time"),
-    "events": (
-        lambda y: torchivp.solve(lambda t, y: -y, y.reshape(1), (0.0, 9.0), events=lambda t, y: y[0] - 0.5).y,
-        "Loop over the rows",
-    ),
     "on_step": (
         lambda y: torchivp.solve(lambda t, y: -y, y.reshape(1), (0.0, 1.0), on_step=lambda t, y: None).y,
         "Leave on_step out",

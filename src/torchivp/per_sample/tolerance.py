@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._types import Rows
 from ..tolerance import Tolerance
+from ..transforms import outside_of_transforms
 
 RowNorm = Callable[[Tensor], Tensor]
 """``[1, B * D] -> [B]``"""
@@ -43,6 +44,7 @@ def of_rows(rows: int, couple: bool) -> RowNorm:
 
 
 @lru_cache(maxsize=64)
+@outside_of_transforms
 def mean_of(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Weights ``[D]`` of a mean."""
     return torch.full((width,), 1 / max(1, width), dtype=dtype, device=device)

@@ -85,9 +85,12 @@ def make_plan(
     jump_times: Any,
     save: str | Callable[..., PyTree],
     runner: str,
+    compact: bool,
     **rest: Any,
 ) -> Plan:
     """Everything a solve is made of, checked to fit together."""
+    if compact:
+        raise InputError("compact=True is about the rows of a batch. Say how many axes count them: batch_dims=1.")
     chosen = choose_controller(method, controller, dt)
     if dt is not None and not 0 < dt < float("inf"):
         raise InputError(f"dt={dt} is no step size. Give a positive number in the units of t; the direction follows t.")

@@ -64,6 +64,7 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
     start: Solution | None = None,
     batch_dims: int = 0,
     couple: bool = False,
+    compact: bool = False,
 ) -> Any:
     """Solve dy/dt = f(t, y), y(t[0]) = y0.
 
@@ -97,6 +98,7 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
         batch_dims: so many leading axes of ``y0`` count rows that are solved each with its own steps, error control, times,
             events and fate (0: one state). ``f`` still gets all of them, ``f(t: [B], y: [B, ...])``, and ``t`` may be ``[B, T]``.
         couple: let all rows take the same steps, as small as the row needs that is hardest then.
+        compact: hand ``f`` only the rows that are not done, once half are; what it has for each row must then come in ``args``.
         start: a solution to go on from: its last state, its step size and its past (a multistep method uses the slopes of its
             past, a reversible one its second state: ``f`` must be the same).
 
@@ -134,6 +136,7 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
         progress=progress,
         interruptible=not throw,
         runner=runner,
+        compact=compact,
     )
     warn_of_rounding(problem, plan, rtol, atol)
     out = integrate(choose("gradient", gradient, Gradient, GRADIENTS), problem, plan, kind)

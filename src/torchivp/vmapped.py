@@ -153,8 +153,12 @@ class UnderVmap:
         times = as_times(t, layout.device)
         return all_rows(field, layout.ravel(state), times, make_tolerance(rtol, atol, layout), self.like)
 
-    def make_plan(self, problem: RowsProblem, *, events: tuple[Event, ...], **rest: Any) -> Plan:
+    def make_plan(self, problem: RowsProblem, *, events: tuple[Event, ...], compact: bool, **rest: Any) -> Plan:
         """The plan of a batch; event functions see one row."""
+        if compact:
+            raise InputError(
+                "compact=True is not for torch.func.vmap, which shows f all rows. Leave vmap out: batch_dims=1."
+            )
         return per_sample.make_plan(problem, events=tuple(map(self._hiding, events)), **rest)
 
     def _hiding(self, event: Event) -> Event:

@@ -34,6 +34,14 @@ STIFFNESS = torch.tensor([0.1, 8.0, 1.0, 3.0, 0.5, 5.0], dtype=F64)
 Y0 = torch.linspace(-2, 2, 2 * B, dtype=F64).view(B, 2)
 
 
+def test_rows_of_a_reversible_method_rest_where_they_ended() -> None:
+    """Its step of size 0 would draw the two states together."""
+    kw = {"method": torchivp.methods.Reversible("bosh3"), "rtol": 1e-4, "atol": 1e-6}
+    sol = torchivp.solve(oscillators, Y0, (0.0, 1.0), STIFFNESS, batch_dims=1, **kw)
+    for b in range(B):
+        assert_same(sol[b], alone(b, (0.0, 1.0), **kw))
+
+
 def settings_of(method: str) -> dict[str, Any]:
     if not METHODS[method]().adaptive:
         return {"method": method, "dt": 0.13}

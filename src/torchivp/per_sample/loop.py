@@ -167,6 +167,12 @@ class RowsTaken:
         history = self.timed.settle_history(self.step, self.y0, self.known)
         return self.step._replace(y1=self.y1, history=history)
 
+    def hand_on(self, state: RowsState) -> None:
+        """What the next step starts from."""
+        settled = self.settled()
+        unchanged = state.y is self.y1 and not self.plan.limits.at_jump(state.t)
+        state.history, state.ready = settled.history if unchanged else (), settled.ready and unchanged
+
 
 def march(problem: RowsProblem, plan: Plan, state: RowsState) -> Iterator[RowsTaken]:
     """Attempt steps until every row is done; those that any row takes are handed out."""
@@ -174,11 +180,9 @@ def march(problem: RowsProblem, plan: Plan, state: RowsState) -> Iterator[RowsTa
         taken = attempted_step(problem, plan, state)
         if taken is None:
             continue
-        state.y = y1 = taken.y1
+        state.y = taken.y1
         yield taken
-        settled = taken.settled()
-        unchanged = state.y is y1 and not plan.limits.at_jump(state.t)
-        state.history, state.ready = settled.history if unchanged else (), settled.ready and unchanged
+        taken.hand_on(state)
 
 
 def attempted_step(problem: RowsProblem, plan: Plan, state: RowsState) -> RowsTaken | None:
@@ -202,7 +206,8 @@ def attempted_step(problem: RowsProblem, plan: Plan, state: RowsState) -> RowsTa
     if plan.controller.min_step > 0:
         proposed = torch.where(state.running, proposed, 0.0)
     state.dt, state.memory = proposed, verdict.memory
-    all_taken = n_accepted == state.alive
+    rests = plan.method.carries == "slopes"  # a step of no size moves nothing
+    all_taken = n_accepted == (state.alive if rests else len(ratio))
     if n_tiny > len(ratio) - state.alive or not (all_taken or plan.controller.adaptive):
         give_up(plan, state, step, ratio, state.running & ~accepted)
     y0 = state.y

@@ -16,7 +16,7 @@ from ..methods import Method
 from ..names import named
 from ..plan import Plan, choose_controller
 from ..problem import listed
-from ..runners import ROW_RUNNERS
+from ..runners import COMPACT_RUNNERS, ROW_RUNNERS
 from ..runners.eager import Run
 from ..runners.rows import counters, first_outputs
 from ..saving import chosen as chosen_save
@@ -62,12 +62,15 @@ def make_plan(
     jump_times: Any,
     save: str | Callable[..., PyTree],
     runner: str,
+    compact: bool = False,
     **rest: Any,
 ) -> Plan:
     """Everything a solve of many rows is made of, checked to fit together."""
     chosen = choose_controller(method, controller, dt)
     jumps = listed(jump_times, "jump_times")
     check_fits(method, jumps, dt)
+    if compact:
+        check_compact(problem, **rest)
     limits = RowLimits(
         problem.t0,
         problem.t[:, -1].contiguous(),
@@ -81,7 +84,7 @@ def make_plan(
         limits=limits,
         dt=dt,
         save=chosen_save(save, {"t": lambda: RowTimes(problem.t), "steps": RowSteps, "end": RowEnds}),
-        run=named("runner", runner, ROW_RUNNERS),
+        run=named("runner", runner, COMPACT_RUNNERS if compact else ROW_RUNNERS),
         **rest,
     )
 
@@ -100,6 +103,21 @@ def check_fits(method: Method, jumps: list[float], dt: float | None) -> None:
         )
     if dt is not None and not 0 < dt < math.inf:
         raise InputError(f"dt={dt} is no step size. Give a positive number in the units of t; the direction follows t.")
+
+
+def check_compact(problem: RowsProblem, events: Any, dense: bool, on_step: Any, **rest: Any) -> None:
+    """Raise for what sees all rows at once."""
+    seen = {
+        "events": events,
+        "dense=True": dense,
+        "on_step": on_step,
+        "several batch axes": len(problem.layout.batch) > 1,
+    }
+    named = [name for name, wanted in seen.items() if wanted]
+    if named:
+        raise InputError(
+            f"compact=True lets rows go that are done, and {named[0]} is about all of them. Leave one of the two out."
+        )
 
 
 def not_started(problem: RowsProblem, plan: Plan, status: Status) -> Run:

@@ -5,5 +5,6 @@ from .eager import run
 
 RUNNERS = {"eager": run}
 ROW_RUNNERS = {"eager": rows.run}
+COMPACT_RUNNERS = {"eager": rows.run_compacted}
 
-__all__ = ["ROW_RUNNERS", "RUNNERS", "run"]
+__all__ = ["COMPACT_RUNNERS", "ROW_RUNNERS", "RUNNERS", "run"]

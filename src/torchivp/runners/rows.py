@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from ..autocast import without_autocast
 from ..collectives import without_collectives
-from ..errors import OutputError
+from ..errors import InputError, OutputError
+from ..per_sample.compaction import check_rows_alone, only, plan_for, put_back, state_of
 from ..per_sample.events import RowDetector, known_events
 from ..per_sample.loop import RowsState, RowsTaken, begin, march, start
 from ..per_sample.problem import RowsProblem
@@ -33,12 +35,60 @@ def run(
         new_tape: makes a tape on which the steps are written down that any row takes.
         known: the slopes at the starts, where they are known already.
     """
+    out, state = started(problem, plan, new_tape, known)
+    go_on(problem, plan, out, state)
+    return finished(problem, out, state)
+
+
+@without_autocast
+@without_collectives
+def run_compacted(
+    problem: RowsProblem, plan: Plan, *, new_tape: Callable[[], Tape] | None = None, known: KnownSlope = UNKNOWN
+) -> Run:
+    """The same, but whenever half of the rows are done the others go on by themselves.
+
+    Raises:
+        InputError: if the steps are to be written down; if ``f`` cannot do with fewer rows.
+    """
+    if new_tape is not None:
+        raise InputError(
+            "compact=True keeps no steps to take again, which gradients other than 'direct' need. Write gradient='direct', or "
+            "wrap the solve in torch.no_grad(), or leave compact out."
+        )
+    check_rows_alone(problem)
+    out, state = started(problem, plan, None, known)
+    rest(problem, plan, out, state)
+    return finished(problem, out, state)
+
+
+def rest(problem: RowsProblem, plan: Plan, out: Run, state: RowsState) -> None:
+    """Go on until half of the rows are done; then with the others alone."""
+    go_on(problem, plan, out, state, until=len(state.t) // 2)
+    if not state.alive:
+        return
+    rows = state.running.nonzero().squeeze(1)
+    part, part_state = only(problem, rows), state_of(state, rows)
+    trajectory = RowTrajectory(part_state.y, part_state.t, out.trajectory.counts[rows])
+    rest(part, plan_for(plan, rows, part), Run(part_state, trajectory), part_state)
+    problem.field.evaluations += part.field.evaluations
+    put_back(state, out.trajectory, rows, part_state, trajectory)
+
+
+def started(
+    problem: RowsProblem, plan: Plan, new_tape: Callable[[], Tape] | None, known: KnownSlope
+) -> tuple[Run, RowsState]:
+    """A run before its first step."""
     state = begin(problem)
-    trajectory = first_outputs(problem, plan)
-    out = Run(state, trajectory, None if new_tape is None else new_tape())
+    out = Run(state, first_outputs(problem, plan), None if new_tape is None else new_tape())
     state.slope, state.slope_draws = known
-    try:
+    with caught(plan, state):
         start(problem, plan, state)
+    return out, state
+
+
+def go_on(problem: RowsProblem, plan: Plan, out: Run, state: RowsState, until: int = 0) -> None:
+    """March until only so many rows are left."""
+    with caught(plan, state):
         detector = RowDetector(plan.events, problem, state) if plan.events and state.alive else None
         for taken in watched(march(problem, plan, state), problem, plan, state):
             entry = keep(taken, out, plan, state, detector)
@@ -46,17 +96,28 @@ def run(
                 settled = taken.settled()
                 out.tape.add(entry, Start(taken.y0, taken.history), Start(settled.y1, settled.history))
             if plan.on_step is not None and state.alive:
-                stop = plan.on_step(*as_user(problem, state))
-                state.end(
-                    torch.as_tensor(stop, device=state.t.device).bool().reshape(-1).expand(len(state.t)), Status.STOPPED
-                )
+                stop = torch.as_tensor(plan.on_step(*as_user(problem, state)), device=state.t.device)
+                state.end(stop.bool().reshape(-1).expand(len(state.t)), Status.STOPPED)
+            if state.alive <= until:
+                taken.hand_on(state)
+                return
+
+
+@contextmanager
+def caught(plan: Plan, state: RowsState) -> Iterator[None]:
+    """What ends the solve of all rows that are still running."""
+    try:
+        yield
     except OutputError as error:
         state.fail(state.running, Status.BAD_OUTPUT, error=error)
     except KeyboardInterrupt:
         if not plan.interruptible:
             raise
         state.end(state.running, Status.INTERRUPTED)
-    trajectory.end = state.y
+
+
+def finished(problem: RowsProblem, out: Run, state: RowsState) -> Run:
+    out.trajectory.end = state.y
     out.counters = counters(problem, state)
     return out
 

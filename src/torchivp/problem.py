@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from .field import Field, time_dtype
 from .solution import Resume
 from .span import OneSpan, Span
 from .state import Layout, as_state, from_numpy
-from .tolerance import Norm, Tolerance, rms_norm
+from .tolerance import Norm, Tolerance, norm_for, rms_norm
 from .transforms import as_float, batched, recorded
 
 
@@ -101,7 +101,7 @@ def make_problem(
     *,
     rtol: PyTree = 1e-5,
     atol: PyTree = 1e-7,
-    norm: Norm = rms_norm,
+    norm: str | Callable[[PyTree], Tensor] = "rms",
     resume: Resume | None = None,
     broadcast: bool = False,
 ) -> Problem:
@@ -129,7 +129,7 @@ def make_problem(
         t=floats,
         clock=Clock(inside.cpu() if may_carry_gradient(inside) else None, resume is None),
         direction=direction,
-        tolerance=make_tolerance(rtol, atol, layout, norm),
+        tolerance=make_tolerance(rtol, atol, layout, norm_for(norm, layout)),
         resume=resume,
     )
 

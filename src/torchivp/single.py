@@ -40,12 +40,13 @@ def pose(
     carries: str,
     batch_dims: int,
     couple: bool,
+    norm: str | Callable[[PyTree], Tensor],
 ) -> Problem:
     """The problem, or the rest of one that was solved in part (with its history, if the method carries the same)."""
     if couple:
         raise InputError("couple=True is about the rows of a batch. Say how many axes count them: batch_dims=1.")
     if start is None:
-        return make_problem(f, y0, t, args, rtol=rtol, atol=atol)
+        return make_problem(f, y0, t, args, rtol=rtol, atol=atol, norm=norm)
     if y0 is not None:
         raise InputError(
             "start= continues a solution from its own last state. Write `solve(f, None, t, start=solution)`."
@@ -61,7 +62,7 @@ def pose(
     if isinstance(t, int | float) or getattr(t, "ndim", 1) == 0 or len(times) == 1:
         times = torch.cat([times.new_tensor([now]), times[-1:]]) if float(times[-1].detach()) != now else times[-1:]
     check_goes_on(times.detach().tolist(), now, resume.direction)
-    return make_problem(f, start.layout.unravel(resume.y), times, args, rtol=rtol, atol=atol, resume=resume)
+    return make_problem(f, start.layout.unravel(resume.y), times, args, rtol=rtol, atol=atol, norm=norm, resume=resume)
 
 
 def check_goes_on(times: list[float], now: float, direction: int) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import NoneType
 from typing import Any, Literal, overload
 
+from torch import Tensor
+
 from . import single
 from ._types import PyTree, VectorField
 from .controllers import Controller
@@ -48,6 +50,7 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
     method: str | Method | type[Method] = "tsit5",
     rtol: PyTree = 1e-5,
     atol: PyTree = 1e-7,
+    norm: str | Callable[[PyTree], Tensor] = "rms",
     dt: float | None = None,
     controller: Controller | None = None,
     max_steps: int = 100_000,
@@ -79,6 +82,8 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
         method: a name (see ``torchivp.methods.METHODS``) or an instance.
         rtol, atol: relative and absolute tolerance of the local error of a step: numbers, tensors that broadcast to y0,
             or trees like it. ``atol`` is in the units of y. Choose them 100 times tighter than the error you want at the end.
+        norm: of the error over its tolerance: ``'rms'``, ``'max'``, ``'rows'`` (the largest rms along the first axis of y0: no
+            easy row hides a hard one), or a function of a tree like y0.
         dt: the first step of an adaptive method, the step size of a fixed one (the times ``t`` are its grid without it).
         controller: ``torchivp.PID(...)``, or ``torchivp.FixedSteps(...)`` for any method.
         max_steps: largest number of attempted steps.
@@ -98,7 +103,7 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
         batch_dims: so many leading axes of ``y0`` count rows that are solved each with its own steps, error control, times,
             events and fate (0: one state). ``f`` still gets all of them, ``f(t: [B], y: [B, ...])``, and ``t`` may be ``[B, T]``.
         couple: let all rows take the same steps, as small as the row needs that is hardest then.
-        compact: hand ``f`` only the rows that are not done, once half are; what it has for each row must then come in ``args``.
+        compact: hand ``f`` the rows that are not done, once half are; what it needs of them must then come in ``args``.
         start: a solution to go on from: its last state, its step size and its past (a multistep method uses the slopes of its
             past, a reversible one its second state: ``f`` must be the same).
 
@@ -119,25 +124,14 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
     together = couple or start is not None or on_step is not None or not steps_by_rows(chosen, jump_times)
     kind = choose_kind(f, y0, t, args, [rtol, atol], events, batch_dims, together)
     problem = kind.pose(
-        f, y0, t, args, rtol=rtol, atol=atol, start=start, carries=chosen.carries, batch_dims=batch_dims, couple=couple
-    )
+        f, y0, t, args, rtol=rtol, atol=atol, norm=norm, start=start, carries=chosen.carries, batch_dims=batch_dims,
+        couple=couple,
+    )  # fmt: skip
     plan = kind.make_plan(
-        problem,
-        method=chosen,
-        controller=controller,
-        dt=None if dt is None else float(dt),
-        stop_times=stop_times,
-        jump_times=jump_times,
-        save=save,
-        dense=dense,
-        events=as_events(events, problem),
-        max_steps=max_steps,
-        on_step=on_step,
-        progress=progress,
-        interruptible=not throw,
-        runner=runner,
-        compact=compact,
-    )
+        problem, method=chosen, controller=controller, dt=None if dt is None else float(dt), stop_times=stop_times,
+        jump_times=jump_times, save=save, dense=dense, events=as_events(events, problem), max_steps=max_steps, on_step=on_step,
+        progress=progress, interruptible=not throw, runner=runner, compact=compact,
+    )  # fmt: skip
     warn_of_rounding(problem, plan, rtol, atol)
     out = integrate(choose("gradient", gradient, Gradient, GRADIENTS), problem, plan, kind)
     solution = kind.gather(problem, plan, out, save if callable(save) else None)

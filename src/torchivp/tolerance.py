@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ._types import Rows
+from ._types import PyTree, Rows
+from .errors import InputError
+from .names import named
+from .state import Layout
 from .transforms import as_float
 
 Norm = Callable[[Tensor], Tensor]
@@ -17,6 +21,35 @@ Norm = Callable[[Tensor], Tensor]
 def rms_norm(x: Tensor) -> Tensor:
     """Root mean square of all entries (0 for an empty tensor)."""
     return torch.linalg.vector_norm(x) / max(1, x.numel()) ** 0.5
+
+
+def max_norm(x: Tensor) -> Tensor:
+    """Largest absolute value (0 for an empty tensor)."""
+    return torch.linalg.vector_norm(x, math.inf) if x.numel() else x.new_zeros(()).real
+
+
+def norm_for(name: str | Callable[[PyTree], Tensor], layout: Layout) -> Norm:
+    """The ``norm=`` of the front door: by name, or a function of the scaled error in the form of the state."""
+    if callable(name):
+        return lambda x: torch.as_tensor(name(layout.unravel(x)))
+    return named("norm", name, {"rms": lambda: rms_norm, "max": lambda: max_norm, "rows": lambda: of_rows_of(layout)})()
+
+
+def of_rows_of(layout: Layout) -> Norm:
+    """The largest root mean square of a row; the first axis of every tensor counts the rows."""
+    if not all(shape[:1] == layout.shapes[0][:1] and len(shape) for shape in layout.shapes):
+        raise InputError(
+            f"norm='rows' takes the first axis of every tensor of y0 for its rows, but these have shapes "
+            f"{', '.join(str(tuple(shape)) for shape in layout.shapes)}. Give all the same first axis, or take norm='rms'."
+        )
+    rows = layout.shapes[0][0]
+
+    def largest(x: Tensor) -> Tensor:
+        parts = [part.view(rows, -1) for part in x.view(-1).split(layout.sizes)]
+        by_row = torch.cat(parts, dim=1)
+        return (torch.linalg.vector_norm(by_row, dim=1) / max(1, by_row.shape[1]) ** 0.5).amax()
+
+    return largest
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,7 @@ def make_rows_problem(
     *,
     batch_dims: int,
     couple: bool,
+    norm: str | Callable[[PyTree], Tensor] = "rms",
     rtol: PyTree,
     atol: PyTree,
 ) -> RowsProblem:
@@ -107,7 +109,7 @@ def make_rows_problem(
         t=inside.detach(),
         clock=RowClock(inside if may_carry_gradient(inside) else None),
         direction=direction,
-        tolerance=RowTolerance(tolerance.rtol, tolerance.atol, of_rows(layout.rows, couple)),
+        tolerance=RowTolerance(tolerance.rtol, tolerance.atol, of_rows(layout.rows, couple, norm)),
     )
 
 

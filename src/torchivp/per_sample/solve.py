@@ -45,11 +45,12 @@ def pose(
     carries: str,
     batch_dims: int,
     couple: bool,
+    norm: str | Callable[[PyTree], Tensor],
 ) -> RowsProblem:
     """The problems."""
     if start is not None:
         raise InputError("start= goes on from a single solution. Solve the rest of the batch from `solution.y[:, -1]`.")
-    return make_rows_problem(f, y0, t, args, batch_dims=batch_dims, couple=couple, rtol=rtol, atol=atol)
+    return make_rows_problem(f, y0, t, args, batch_dims=batch_dims, couple=couple, norm=norm, rtol=rtol, atol=atol)
 
 
 def make_plan(

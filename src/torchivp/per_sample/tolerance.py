@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from .._types import Rows
+from ..errors import InputError
+from ..names import named
 from ..tolerance import Tolerance
 from ..transforms import outside_of_transforms
 
@@ -30,8 +32,17 @@ class RowTolerance(Tolerance):
         return self.norm(error / self.scale(y0, y1)).to(torch.float64)
 
 
-def of_rows(rows: int, couple: bool) -> RowNorm:
-    """The root mean square of each row; coupled, the largest of them for all: then all rows take the same steps."""
+def of_rows(rows: int, couple: bool, norm: object = "rms") -> RowNorm:
+    """The norm of each row; coupled, the largest of them for all: then all rows take the same steps.
+
+    Args:
+        norm: ``"rms"`` or ``"max"``.
+    """
+    if callable(norm) or norm == "rows":
+        raise InputError(
+            f"norm={norm!r} looks at all rows, and with batch_dims each is judged by itself. Write norm='rms' or 'max'; to let "
+            f"the row that is hardest decide for all, add couple=True."
+        )
 
     def rms(x: Tensor) -> Tensor:
         width = x.shape[1] // rows
@@ -40,7 +51,11 @@ def of_rows(rows: int, couple: bool) -> RowNorm:
             (x * x).view(rows, width), mean_of(width, x.dtype, x.device)
         ).sqrt()  # faster than a norm by rows
 
-    return (lambda x: rms(x).amax().expand(rows)) if couple else rms
+    def largest(x: Tensor) -> Tensor:
+        return x.abs().view(rows, -1).amax(1) if x.numel() else x.new_zeros(rows).real
+
+    by_row = named("norm", norm, {"rms": rms, "max": largest})
+    return (lambda x: by_row(x).amax().expand(rows)) if couple else by_row
 
 
 @lru_cache(maxsize=64)

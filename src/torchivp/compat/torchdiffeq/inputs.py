@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError, InputTypeError
+from ...names import named
 from ...rows_of_vmap import expose
 from .errors import ArgumentError, IntegerStateError, NoTensorsError, NoTimesError, NotYetImplementedError
 from .functions import (
@@ -23,7 +24,7 @@ from .functions import (
     flat_to_shape,
     null_callback,
 )
-from .norms import mixed_norm, rms_norm
+from .norms import NORMS
 
 # Fully and diagonally implicit methods with fixed steps that torchdiffeq's development version has.
 NOT_YET = (
@@ -162,11 +163,11 @@ def _known(method: Any, solvers: Mapping[str, Any]) -> str:
 
 
 def _norm(options: dict[str, Any], shapes: list[torch.Size] | None) -> Callable[[Tensor], Any]:
-    """The user's norm or torchdiffeq's default, as a function of the flat state."""
-    if shapes is None:
-        return options.get("norm", rms_norm)
-    norm = options.get("norm", mixed_norm)
-    return lambda tensor: norm(flat_to_shape(tensor, (), shapes))
+    """The user's norm (a function, or the name of one) or torchdiffeq's default, as a function of the flat state."""
+    norm = options.get("norm", "rms")
+    if not callable(norm):
+        norm = named("options['norm']", norm, NORMS)[0 if shapes is None else 1]
+    return norm if shapes is None else lambda tensor: norm(flat_to_shape(tensor, (), shapes))
 
 
 def check_times(t: Any) -> bool:

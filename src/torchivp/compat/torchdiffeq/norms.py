@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,5 +24,23 @@ def mixed_norm(tensors: Sequence[Tensor]) -> Tensor | float:
     return torch.stack([rms_norm(x) for x in tensors]).amax() if tensors else 0.0
 
 
+def row_norm(state: Tensor | Sequence[Tensor]) -> Tensor:
+    """The largest root mean square of a row; the first axis of every tensor counts the rows. By name: ``"rows"``.
+
+    An easy row then does not hide the error of a hard one, as it does in the mean over all.
+    """
+    parts = [state] if isinstance(state, Tensor) else state
+    rows = torch.cat([x.reshape(x.shape[0] if x.dim() else 1, -1) for x in parts], dim=1)
+    return (torch.linalg.vector_norm(rows, dim=1) / max(1, rows.shape[1]) ** 0.5).amax()
+
+
 def zero_norm(tensor: Tensor) -> float:
     return 0.0
+
+
+NORMS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Sequence[Tensor]], Any]]] = {
+    "rms": (rms_norm, mixed_norm),
+    "max": (linf_norm, lambda parts: torch.stack([linf_norm(x) for x in parts]).amax()),
+    "rows": (row_norm, row_norm),
+}
+"""By name: of a tensor, and of a tuple of tensors."""

@@ -89,7 +89,7 @@ def ensemble(
 
     Example:
         >>> import torch, torchivp
-        >>> decay = lambda t, y, args: -args["rate"][:, None] * y
+        >>> decay = lambda t, y, args: -args["rate"].unsqueeze(-1) * y
         >>> rates = torch.linspace(0.1, 2.0, 10_000)
         >>> sol = torchivp.ensemble(decay, torch.ones(1), (0.0, 1.0), {"rate": rates}, members=10_000)
         >>> sol.y[:, -1, 0]  # [10000]

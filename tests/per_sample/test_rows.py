@@ -286,7 +286,7 @@ def test_neither_order_nor_company_matters(data: st.DataObject) -> None:
     y0 = 2 * torch.randn(n, 2, generator=draw, dtype=F64)
     mu = 6 * torch.rand(n, generator=draw, dtype=F64)
     ends = (0.1 + 2 * torch.rand(n, generator=draw, dtype=F64)) * torch.where(
-        torch.rand(n, generator=draw) < 0.3, -0.3, 1.0
+        torch.rand(n, generator=draw) < 0.3, -0.03, 1.0
     )
     method = data.draw(st.sampled_from(["bosh3", "tsit5", "dopri5", "dopri8", "fehlberg2"]))
     order = data.draw(st.permutations(range(n)))[: data.draw(st.integers(1, n))]
@@ -302,6 +302,7 @@ def test_neither_order_nor_company_matters(data: st.DataObject) -> None:
             rtol=1e-4,
             atol=1e-6,
             save="steps",
+            max_steps=2_000,
         )
 
     whole, part = solve(list(range(n))), solve(order)

@@ -92,8 +92,8 @@ class RowSpan(NamedTuple):
     """The intervals of one attempted step of B rows, each of its own size (0 for rows that are done).
 
     Attributes:
-        t, t1: starts and ends, float64 ``[B]``.
-        size: ``t1 - t`` for every number of the state, ``[1, B * D]`` in its dtype, without gradient.
+        t, t1: starts and ends, float64 ``[B]``; ``dt``: their differences.
+        size: ``dt`` for every number of the state, ``[1, B * D]`` in its dtype, without gradient.
         last, first: the latest and earliest times at which ``f`` may be asked, ``[B]`` (or None: anywhere).
         frozen: numbers of rows that are done: they stay what they are, whatever ``f`` says; None: no row is.
         taken: rows that go on from the end of the step ``[B]``; None: all that are not done, or not known yet.
@@ -103,6 +103,7 @@ class RowSpan(NamedTuple):
 
     t: Tensor
     t1: Tensor
+    dt: Tensor
     size: Tensor
     last: Tensor | None = None
     first: Tensor | None = None
@@ -111,9 +112,9 @@ class RowSpan(NamedTuple):
     moves: Tensor | None = None
     timed: bool = False
 
-    @property
-    def dt(self) -> Tensor:
-        return self.t1 - self.t
+    def with_times(self, t: Tensor, t1: Tensor) -> RowSpan:
+        """The same span with times that carry gradients."""
+        return self._replace(t=t, t1=t1, dt=t1 - t, timed=True)
 
     @property
     def moved(self) -> Tensor:
@@ -132,7 +133,7 @@ class RowSpan(NamedTuple):
         return y1 if self.frozen is None else torch.where(self.frozen, y, y1)
 
     def increment(self, y: Rows, weights: Tensor, k: Tensor) -> Rows:
-        return (weights @ k.detach()) * self.size
+        return torch.mm(weights, k.detach()) * self.size
 
     def rate(self, change: Rows) -> Rows:
         still = self.size == 0
@@ -154,6 +155,7 @@ class RowSpan(NamedTuple):
         stay = ~self.moves
         return self._replace(
             t1=torch.where(self.taken, self.t1, self.t),
+            dt=torch.where(self.taken, self.dt, 0),
             size=torch.where(self.moves, self.size, 0),
             frozen=stay if self.frozen is None else self.frozen | stay,
         )
@@ -202,7 +204,7 @@ def spread(x: Tensor, y: Rows) -> Tensor:
     """A number for each row ``[B]`` as one for each number of the state ``[1, B * D]``; booleans stay booleans."""
     if x.dtype not in (y.dtype, torch.bool):
         x = x.to(y.dtype)
-    return x.repeat_interleave(y.shape[1] // len(x)).unsqueeze(0)
+    return x.unsqueeze(1).expand(-1, y.shape[1] // len(x)).reshape(1, -1)  # repeat_interleave wakes all threads for nothing
 
 
 def _number(t: Time) -> float:

@@ -196,7 +196,8 @@ class Layout:
         if self.is_row and not lead:
             return row
         if self.is_tensor:
-            return _cast(row.view((*lead, *self.shape)), self.dtypes[0])
+            state = row.view((*lead, *self.shape) if lead else self.shape)
+            return state if self.dtypes[0] == self.dtype else _cast(state, self.dtypes[0])
         pieces = row.view((*lead, self.rows, self.width)).split(self.widths, dim=-1)
         leaves = [
             _cast(piece, dtype).reshape((*lead, *shape))

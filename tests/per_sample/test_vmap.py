@@ -108,9 +108,10 @@ def assert_close(found: Tensor, expected: Tensor, tol: float = 1e-11) -> None:
 @pytest.mark.parametrize("name", OF_A_ROW)
 @pytest.mark.parametrize("solved", SUBJECTS)
 def test_a_row_is_as_if_it_were_alone(solved: Row, name: str) -> None:
-    """At loose tolerances, where other steps would be seen."""
+    """At loose tolerances, where other steps would be seen. (There the rounding of error estimates moves the steps by 3e-12, and
+    second derivatives, which have not converged, by 30 times as much.)"""
     row = OF_A_ROW[name](lambda x: solved(x, rtol=1e-3, atol=1e-3))
-    assert_close(func.vmap(row)(ROWS), alone(row, ROWS))
+    assert_close(func.vmap(row)(ROWS), alone(row, ROWS), 1e-10 if name == "hessian" else 1e-11)
 
 
 @pytest.mark.parametrize("solved", [from_y0, from_everything, in_between, by_odeint])
@@ -280,7 +281,7 @@ def test_a_row_that_fails() -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Tensor], Any], type[Exception], str]] = {
-    "steps": (lambda x: from_y0(x, save="steps"), torchivp.InputError, r"batch_dims=1"),
+    "steps": (lambda x: from_everything(x, save="steps"), torchivp.InputError, r"batch_dims=1"),
     "events": (
         lambda x: torchivp.solve(lambda t, y: torch.cos(9 * x[0] * t), x[0], T, events=lambda t, y: y - x[0] - 0.01).t,
         torchivp.InputError,

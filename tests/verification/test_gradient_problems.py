@@ -116,9 +116,9 @@ def test_a_reversible_method_that_fails_says_so(name: str) -> None:
 
 def test_a_start_that_is_not_found_again_is_reported() -> None:
     """At a loose tolerance the second state drifts off, the solve goes on, and its steps cannot be taken back: y0 comes out
-    0.8 % from the stored one, which is not exact at all."""
-    how = settings(Reversible("tsit5", lam=0.999), 1e-4)
-    with pytest.raises(torchivp.GradientError, match=r"y0.*came out 0\.00.*gradient='discrete'"):
+    17 % from the stored one, which is not exact at all."""
+    how = settings(Reversible("tsit5", lam=0.999), 7e-5)
+    with pytest.raises(torchivp.GradientError, match=r"y0.*came out 0\.1.*gradient='discrete'"):
         PROBLEMS["kepler"].gradient(gradient="reversible", **how)
 
 

@@ -74,7 +74,7 @@ def test_outputs_do_not_change_the_steps(method: str) -> None:
 def test_dense_output_meets_the_steps(method: str) -> None:
     """At step points, the ends included, the dense output is the step's value; at given times it is the saved value."""
     adaptive = METHODS[method]().adaptive
-    settings = {"rtol": 1e-4, "atol": 1e-4} if adaptive else {"dt": 0.1}
+    settings = {"rtol": 1e-6, "atol": 1e-6} if adaptive else {"dt": 0.1}
     y0 = torch.ones(1, dtype=torch.float64)
     with torch.no_grad():
         steps = torchivp.solve(f, y0, (0.0, 3.0), method=method, save="steps", dense=True, **settings)

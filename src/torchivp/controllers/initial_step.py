@@ -31,7 +31,7 @@ def initial_steps(
     usable = (d0 >= 1e-5) & (d1 >= 1e-5) & torch.isfinite(d0) & torch.isfinite(d1)
     h0 = torch.minimum(torch.where(usable, 0.01 * d0 / d1, 1e-6), room)
     last = span.t1 if span.last is None else torch.minimum(span.last, span.t1)
-    inside = RowSpan(span.t, span.t + h0, spread(h0, y), last, span.first, span.frozen)
+    inside = RowSpan(span.t, span.t + h0, h0, spread(h0, y), last, span.first, span.frozen)
     (probe_time,) = field.times(inside, torch.zeros(1, dtype=time_dtype(y.device), device=y.device))
     d2 = size(field(probe_time, inside.advance(y, slope)).detach() - slope) / h0  # forward mode reaches into no_grad
     steepest = torch.maximum(d1, d2)

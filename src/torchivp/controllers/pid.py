@@ -20,11 +20,13 @@ class PID(Controller):
 
     ``dt_next = dt * safety * r_n^-(p+i+d)/k * r_{n-1}^(p+2d)/k * r_{n-2}^-d/k`` with the method's error order k, the
     factor limited to ``[min_factor, max_factor]``. A rejected step uses its own ratio alone; a step with a ratio that is
-    not finite is rejected and shrunk by ``min_factor``, below ``min_step`` if need be. A step that was good enough
-    is never followed by a shorter one, as in torchdiffeq and diffrax: a third more rejections, half the error.
+    not finite is rejected and shrunk by ``min_factor``, below ``min_step`` if need be. A step that was just good enough may be
+    followed by a shorter one: 5 % fewer evaluations for the same error than with the rule of torchdiffeq and diffrax, which
+    forbids it (docs/design/step-size-control.md).
 
     Args:
-        p, i, d: coefficients. (0, 1, 0) is the classical controller; try (0.4, 0.3, 0) where many steps are rejected.
+        p, i, d: coefficients. (0, 1, 0) is the classical controller; (0.2, 0.6, 0) takes 5 % fewer evaluations for the same error and
+            rejects far less where stability limits the steps; (0.4, 0.3, 0) is smoother still.
         safety: factor on every proposal.
         min_factor, max_factor: limits of the change from step to step.
         min_step: steps of this size or smaller are always accepted; in the units of ``t``.
@@ -69,8 +71,7 @@ class PID(Controller):
             return Verdict(False, dt * self.min_factor, memory)
         accepted = ratio <= 1 or dt <= self.min_step * (1 + 1e-9)  # t1 - t is min_step but for rounding
         factor = self._factor(ratio, memory if accepted else (), error_order)
-        lowest = 1.0 if ratio < 1 else self.min_factor  # what was good enough is tried again
-        dt_next = dt * min(self.max_factor, max(lowest, factor))
+        dt_next = dt * min(self.max_factor, max(self.min_factor, factor))
         dt_next = min(max(dt_next, self.min_step), self.max_step)
         return Verdict(accepted, dt_next, (max(ratio, _LEAST), *memory[:1]) if accepted else memory)
 
@@ -86,8 +87,7 @@ class PID(Controller):
             past = (r1 ** (self.p + 2 * self.d) * r2**-self.d) ** (1 / error_order)
             factor = factor * torch.where(accepted, past, 1.0)
             memory = (torch.where(accepted, ratio.clamp(min=_LEAST), r1), torch.where(accepted, r1, r2))
-        factor = factor.clamp(self.min_factor, self.max_factor)
-        proposed = dt * torch.maximum(factor, (ratio < 1).to(factor.dtype))  # what was good enough is tried again
+        proposed = dt * factor.clamp(self.min_factor, self.max_factor)
         if self.min_step > 0 or self.max_step < math.inf:
             proposed = torch.where(torch.isfinite(ratio), proposed.clamp(self.min_step, self.max_step), proposed)
         return RowVerdict(accepted, proposed, memory)

@@ -42,7 +42,7 @@ class ExplicitRungeKutta(Method):
         k = stages.k
         y1 = stage if rk.fsal else combine(y, rk.b, k, span)
         error = None if rk.b_err is None else error_estimate(y, rk.b_err, k, span)
-        history = ((span.t1, slope.clone()),) if rk.fsal else ()
+        history = ((span.t1, stages.kept(slope)),) if rk.fsal else ()
         return Step(y1, k, rk.weights, error, history, ready=rk.fsal)
 
     def dense(self, field: Field, span: Span, y: Rows, step: Step) -> Step:
@@ -60,7 +60,7 @@ class ExplicitRungeKutta(Method):
 
 def combine(y: Rows, weights: Tensor, k: Tensor, span: Span) -> Rows:
     """``y + dt * weights @ k``: ``[1, D]`` from weights ``[1, s]`` and slopes ``[s, D]``."""
-    return span.advance(y, weights @ k)
+    return span.advance(y, torch.mm(weights, k))
 
 
 def error_estimate(y: Rows, weights: Tensor, k: Tensor, span: Span) -> Rows:

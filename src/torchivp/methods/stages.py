@@ -18,20 +18,28 @@ class Stages:
     Args:
         first: the slope at the start.
         most: how many there will be.
+
+    Attributes:
+        owned: the slopes are copies that nobody else writes into.
     """
 
     def __init__(self, first: Rows, most: int):
         self.k: Slopes = first
-        self.buffer: Slopes | None = None
-        if first.numel() >= _LARGE and not torch.is_grad_enabled() and not recorded():  # nobody looks back
+        self.owned = first.numel() >= _LARGE and not torch.is_grad_enabled() and not recorded()  # nobody looks back
+        if self.owned:
             self.buffer = first.new_empty(most, first.shape[1])
-            self.buffer[0] = first[0]
-            self.k = self.buffer[:1]
+            self.places = self.buffer.split(1)
+            self.places[0].copy_(first)
+            self.k = self.places[0]
 
     def add(self, slope: Rows) -> None:
-        if self.buffer is None:
-            self.k = torch.cat((self.k, slope))
-        else:
+        if self.owned:
             s = len(self.k)
-            self.buffer[s] = slope[0]
+            self.places[s].copy_(slope)
             self.k = self.buffer[: s + 1]
+        else:
+            self.k = torch.cat((self.k, slope))
+
+    def kept(self, newest: Rows) -> Rows:
+        """The newest slope, kept over later calls of ``f``: it may return one buffer every time."""
+        return self.places[len(self.k) - 1] if self.owned else newest.clone()

@@ -46,8 +46,10 @@ class RowLimits:
     def cut(self, t: Tensor, dt: Tensor | float, frozen: Tensor | None = None) -> RowSpan:
         """The spans of steps of size ``dt [B]`` from ``t [B]``, or of the shorter ones to the next limit."""
         stop = self._next(t)
-        t1 = torch.where(t + dt * _STRETCH >= stop, stop, t + dt)
-        return RowSpan(t, t1, spread(t1 - t, self.like), self._last(t1), self._first(t), frozen)
+        reach = torch.add(t, dt, alpha=_STRETCH) if isinstance(dt, Tensor) else t + dt * _STRETCH
+        t1 = torch.where(reach >= stop, stop, t + dt)
+        dt = t1 - t
+        return RowSpan(t, t1, dt, spread(dt, self.like), self._last(t1), self._first(t), frozen)
 
     def anything_left(self, t: Tensor) -> bool:
         return bool((t < self.end).any())

@@ -202,7 +202,7 @@ def attempted_step(problem: RowsProblem, plan: Plan, state: RowsState) -> RowsTa
     n_accepted, n_ended, n_tiny = torch.stack((accepted, ended, tiny)).sum(1).tolist()
     proposed = verdict.dt
     if plan.limits.stops is not None:  # a step that was cut to land somewhere says nothing against its proposal
-        proposed = torch.where(accepted & (span.dt < state.dt), torch.maximum(proposed, state.dt), proposed)
+        proposed = torch.where(accepted & (span.t1 < state.t + state.dt), torch.maximum(proposed, state.dt), proposed)
     if plan.controller.min_step > 0:
         proposed = torch.where(state.running, proposed, 0.0)
     state.dt, state.memory = proposed, verdict.memory
@@ -214,7 +214,7 @@ def attempted_step(problem: RowsProblem, plan: Plan, state: RowsState) -> RowsTa
     if all_taken:
         state.t = span.t1
     else:
-        span, timed = span.taken_by(accepted), timed.taken_by(accepted)
+        span, timed = taken_by(accepted, span, timed)
         state.t = torch.where(accepted, span.t1, state.t)
     if n_accepted:
         state.accepted = state.accepted + accepted
@@ -228,6 +228,12 @@ def attempted_step(problem: RowsProblem, plan: Plan, state: RowsState) -> RowsTa
         return None
     y1 = span.choose(step.y1, y0)
     return RowsTaken(problem, plan, span, timed, y0, before, was_ready, known, step, y1, draws)
+
+
+def taken_by(rows: Tensor, span: RowSpan, timed: RowSpan) -> tuple[RowSpan, RowSpan]:
+    """Both spans, taken by these rows only."""
+    taken = span.taken_by(rows)
+    return taken, taken if timed is span else timed._replace(taken=rows, moves=taken.moves)
 
 
 def give_up(plan: Plan, state: RowsState, step: Step, ratio: Tensor, rejected: Tensor) -> None:

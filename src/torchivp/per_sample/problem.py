@@ -41,7 +41,7 @@ class RowClock:
         """The spans with times that carry gradients, where they are wanted."""
         if self.times is None:
             return span
-        return span._replace(t=self(span.t), t1=self(span.t1), timed=True)
+        return span.with_times(self(span.t), self(span.t1))
 
     def __call__(self, t: Tensor) -> Tensor:
         return t if self.times is None else self.at(t, torch.arange(len(t), device=t.device))

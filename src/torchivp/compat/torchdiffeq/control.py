@@ -14,7 +14,8 @@ from .errors import StepCountError
 
 
 class AsAsked(PID):
-    """Step-size control with any settings that torchdiffeq takes, such as constant steps (both factors 1)."""
+    """Step-size control with any settings that torchdiffeq takes, such as constant steps (both factors 1), and with its rule that
+    a step which was good enough is not followed by a shorter one."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.min_factor <= 1 <= self.max_factor and self.max_step > 0):
@@ -26,12 +27,15 @@ class AsAsked(PID):
     def judge(self, ratio: float, dt: float, memory: Memory, error_order: int) -> Verdict:
         verdict = super().judge(ratio, dt, memory, error_order)
         again = not verdict.accepted and verdict.dt >= dt  # the same step would be rejected for ever
-        return verdict._replace(dt=0.2 * dt) if again else verdict
+        if again:
+            return verdict._replace(dt=0.2 * dt)
+        return verdict._replace(dt=max(verdict.dt, min(dt, self.max_step))) if ratio < 1 else verdict
 
     def judge_rows(self, ratio: Tensor, dt: Tensor, memory: RowMemory, error_order: int) -> RowVerdict:
         verdict = super().judge_rows(ratio, dt, memory, error_order)
         again = ~verdict.accepted & (verdict.dt >= dt)
-        return verdict._replace(dt=torch.where(again, 0.2 * dt, verdict.dt))
+        longer = torch.where(ratio < 1, torch.maximum(verdict.dt, dt.clamp(max=self.max_step)), verdict.dt)
+        return verdict._replace(dt=torch.where(again, 0.2 * dt, longer))
 
 
 def whole(max_num_steps: Any) -> int:

@@ -116,6 +116,8 @@ def read(trajectory: Trajectory, end_too: bool = False) -> tuple[Tensor, Tensor]
     Returns:
         times ``[T]`` as inside the library and states ``[T, D]``, with the graph of the trajectory.
     """
+    if trajectory.known is not None:
+        return read_known(*trajectory.known, trajectory, end_too)
     outputs, device = trajectory.outputs, trajectory.end.device
     knots = [i for i, o in enumerate(outputs) if isinstance(o, Knot)]
     inside = [i for i, o in enumerate(outputs) if isinstance(o, Inside)]
@@ -131,6 +133,13 @@ def read(trajectory: Trajectory, end_too: bool = False) -> tuple[Tensor, Tensor]
     values = fit(trajectory.pieces)(index, clock[torch.tensor(inside, device=device)])
     order = torch.tensor(knots + inside, device=device).argsort()
     return clock, torch.cat([states, values])[order]
+
+
+def read_known(times: Tensor, states: Tensor, trajectory: Trajectory, end_too: bool) -> tuple[Tensor, Tensor]:
+    """The same where all outputs are known at once."""
+    if not end_too or (len(times) and float(times[-1]) == trajectory.end_time):
+        return times, states
+    return torch.cat([times, times.new_tensor([trajectory.end_time])]), torch.cat([states, trajectory.end])
 
 
 def _float(t: Time) -> float:

@@ -168,5 +168,5 @@ def resume_point(problem: Problem, plan: Plan, state: LoopState, recorded: bool)
 
 
 def _dense(problem: Problem, trajectory: Trajectory) -> DenseSolution:
-    steps = fit(trajectory.pieces) if trajectory.pieces else None
+    steps = fit(trajectory.pieces) if trajectory.pieces else trajectory.polynomials
     return DenseSolution(steps, problem.y0, (problem.t0, trajectory.end_time), problem.direction)

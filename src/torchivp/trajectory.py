@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -63,6 +63,8 @@ class Trajectory:
         events: the events found, in the order of time.
         end, end_time: the last state, and how far the solve came.
         held: numbers held by the pieces.
+        known: times ``[T]`` and states ``[T, D]`` of all outputs, where a compiled loop gave them at once.
+        polynomials: the same for dense output.
     """
 
     end: Rows
@@ -72,6 +74,8 @@ class Trajectory:
     outputs: list[Knot | Inside] = field(default_factory=list)
     events: list[Found] = field(default_factory=list)
     held: int = 0
+    known: tuple[Any, Tensor] | None = None
+    polynomials: Any = None
 
     def starts(self, t0: float) -> int:
         """How many of the first knots are the start."""

@@ -109,7 +109,7 @@ def make_rows_problem(
         t=inside.detach(),
         clock=RowClock(inside if may_carry_gradient(inside) else None),
         direction=direction,
-        tolerance=RowTolerance(tolerance.rtol, tolerance.atol, of_rows(layout.rows, couple, norm)),
+        tolerance=RowTolerance(tolerance.rtol, tolerance.atol, of_rows(layout.rows, couple, norm), str(norm), couple),
     )
 
 

@@ -21,9 +21,15 @@ RowNorm = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class RowTolerance(Tolerance):
-    """The mixed criterion row by row."""
+    """The mixed criterion row by row.
+
+    Args:
+        norm: of each row; ``name`` says which one it is, ``couple`` that the largest counts for all.
+    """
 
     norm: RowNorm
+    name: str = "rms"
+    couple: bool = False
 
     def ratio(self, error: Rows, y0: Rows, y1: Rows) -> Tensor:  # type: ignore[override]
         """Error over tolerance of every row ``[B]``; nan where ``y1`` overflowed. Stays on the device."""

@@ -1,9 +1,9 @@
 """How the loop is executed. Table of names; ``eager`` is plain PyTorch."""
 
-from . import rows
+from . import compiled, rows
 from .eager import run
 
-RUNNERS = {"eager": run}
+RUNNERS = {"eager": run, "compiled": compiled.run}
 ROW_RUNNERS = {"eager": rows.run}
 COMPACT_RUNNERS = {"eager": rows.run_compacted}
 

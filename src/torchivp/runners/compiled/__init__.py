@@ -1,0 +1,5 @@
+"""``runner="compiled"``: the whole loop as one program."""
+
+from .single import run
+
+__all__ = ["run"]

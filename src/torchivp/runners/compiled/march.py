@@ -1,0 +1,137 @@
+"""The compiled loop as a series of calls, each of which makes many attempts: between them Python shows progress and hears Ctrl-C."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from ...plan import Plan
+from ...problem import Problem
+from ...state import Layout
+from .compile import compiled
+from .program import Program, Record, make_program
+from .pure import Pure, Seen, tracer_of
+from .setup import form_of, leaves_of, rows_of, slots_for
+from .step import RUNNING, Carry, Fixed, Form
+
+_FIRST, _SECONDS = 2_000, 0.25  # attempts in the first call; how long the others should take
+
+
+class Written(NamedTuple):
+    """Accepted steps in their order: ``accepted``, ``t``, ``t1 [n, B]``, ``tries [n]`` (attempts up to this one), states at both
+    ends ``y0``, ``y1 [n, B, D]``, slopes ``k [n, S, B, D]``."""
+
+    accepted: Tensor
+    t: Tensor
+    t1: Tensor
+    y0: Tensor
+    y1: Tensor
+    k: Tensor
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+
+class Loop:
+    """A compiled loop for one problem.
+
+    Args:
+        problem, plan: of the solve.
+        writes: the accepted steps are wanted.
+        looks_inside: and what their interpolants need.
+
+    Attributes:
+        seen: ``f`` as a pure function, with the tensors it holds.
+    """
+
+    def __init__(self, problem: Problem, plan: Plan, *, writes: bool, looks_inside: bool):
+        self.problem = problem
+        self.form = form_of(problem, plan, slots=slots_for(problem, plan) if writes else 0, looks_inside=looks_inside)
+        self.seen = look_at(problem)
+        self.program = program_for(self.form, self.seen.pure)
+        self.attempts = _FIRST
+
+    def march(self, carry: Carry, fixed: Fixed) -> Iterator[tuple[Carry, Written | None]]:
+        """Where the loop stands after every call, and what was written down in it."""
+        layout = self.problem.layout
+        while bool((carry.code == RUNNING).any()):
+            start = carry._replace(go=torch.ones_like(carry.go), slot=torch.zeros_like(carry.slot))
+            record = new_record(self.form, layout, start) if self.form.slots else None
+            until = carry.tries + self.attempts
+            began = time.perf_counter()
+            with torch.no_grad():
+                carry = self.program(start, fixed, self.seen.held, record, until)
+            made = int(carry.tries - start.tries)
+            self.attempts = attempts_for(made, time.perf_counter() - began)
+            self.problem.field.evaluations += made * evaluations_of(self.form)
+            yield carry, None if record is None else written(layout, record, carry)
+
+
+def look_at(problem: Problem) -> Seen:
+    """Trace ``f`` at the start of the solve."""
+    layout, field = problem.layout, problem.field
+    with torch.no_grad():
+        time_there = field.time(problem.t0)
+        state = layout.unravel(problem.y0.detach())
+        seen = tracer_of(field.f)(field.f, time_there, state, field.args)
+    for k, shape, dtype in zip(seen.slopes, layout.shapes, layout.dtypes):
+        if k.shape != shape or k.dtype != dtype:
+            raise InputError(
+                f"runner='compiled' needs slopes of the very shape and dtype of the state, {tuple(shape)} and {dtype}, but f "
+                f"returned {tuple(k.shape)} and {k.dtype}. Return such a tensor, or write runner='eager'."
+            )
+    return seen
+
+
+def program_for(form: Form, pure: Pure) -> Program:
+    """The compiled program, made once for each form."""
+    if form not in pure.programs:
+        pure.programs[form] = compiled(make_program(form, pure), "the_loop_of_a_solve")
+    return pure.programs[form]
+
+
+def attempts_for(made: int, seconds: float) -> int:
+    """How many attempts the next call should make."""
+    return max(1, min(2**40, int(made * _SECONDS / max(seconds, 1e-6)))) if made else _FIRST
+
+
+def evaluations_of(form: Form) -> int:
+    """Evaluations of ``f`` in one attempt."""
+    extra = len((form.tableau.dense.c if form.tableau.dense else ()) if form.looks_inside else ())
+    return len(form.tableau.a) - 1 + extra + (not form.tableau.fsal)
+
+
+def new_record(form: Form, layout: Layout, at: Carry) -> Record:
+    """Room for the steps to come; only what is written to becomes memory."""
+    n, batch = form.slots, tuple(layout.batch)
+    stages = len(form.tableau.b) + stages_inside(form)
+    return Record(
+        torch.empty(n, *batch, dtype=torch.bool, device=layout.device),
+        torch.empty(n, *batch, dtype=torch.float64, device=layout.device),
+        torch.empty(n, *batch, dtype=torch.float64, device=layout.device),
+        tuple(torch.empty(n, *y.shape, dtype=y.dtype, device=y.device) for y in at.ys),
+        tuple(torch.empty(n, stages, *y.shape, dtype=y.dtype, device=y.device) for y in at.ys),
+    )
+
+
+def stages_inside(form: Form) -> int:
+    from .step import extra_stages
+
+    return len(extra_stages(form)[0])
+
+
+def written(layout: Layout, record: Record, at: Carry) -> Written:
+    """What a call wrote down, rows by rows."""
+    n, rows = int(at.slot), layout.rows
+    part = record.first(n)
+    y0 = rows_of(layout, part.ys, 1)
+    y1 = torch.cat([y0[1:], rows_of(layout, at.ys).unsqueeze(0)])[:n]
+    return Written(
+        part.accepted.reshape(n, rows), part.t.reshape(n, rows), part.t1.reshape(n, rows), y0, y1,
+        rows_of(layout, part.ks, 2),
+    )  # fmt: skip

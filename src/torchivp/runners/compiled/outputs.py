@@ -1,0 +1,62 @@
+"""Values between the steps of a compiled loop, all at once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...interpolation import StepPolynomials
+from .march import Written
+
+
+class Found(NamedTuple):
+    """Outputs: of ``rows [m]``, each its row's output number ``columns [m]``, at times ``t [m]`` in steps ``slots [m]``."""
+
+    rows: Tensor
+    columns: Tensor
+    slots: Tensor
+    t: Tensor
+    values: Tensor
+
+
+def values_at(new: Written, times: Tensor, weights: Tensor) -> Found:
+    """The states at those of the times ``[B, T]`` that lie in these steps, row by row.
+
+    Args:
+        weights: of the interpolant, ``[P, S]``.
+    """
+    rows, columns, slots = places(new, times)
+    t = times[rows, columns]
+    return Found(rows, columns, slots, t, at(new, rows, slots, t, weights))
+
+
+def places(new: Written, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, columns and steps of the times that lie in these steps (their ends included, their starts not)."""
+    ends = torch.where(new.accepted, new.t1, -torch.inf).cummax(0).values.T.contiguous()
+    slots = torch.searchsorted(ends, times.contiguous())
+    inside = (slots < len(new)) & (times > new.t[0].unsqueeze(1))
+    rows, columns = inside.nonzero(as_tuple=True)
+    return rows, columns, slots[rows, columns]
+
+
+def at(new: Written, rows: Tensor, slots: Tensor, t: Tensor, weights: Tensor) -> Tensor:
+    """States ``[m, D]``; differentiable in everything but the places."""
+    start, end = new.t[slots, rows], new.t1[slots, rows]
+    h = end - start
+    theta = ((t - start) / h).to(weights.dtype)
+    powers = theta.unsqueeze(1) ** torch.arange(1, len(weights) + 1, device=theta.device)
+    by_slope = (powers @ weights) * h.unsqueeze(1).to(weights.dtype)
+    k = new.k[slots, :, rows]
+    moved = torch.einsum("ms,msd->md", by_slope, k.to(weights.dtype))
+    inside = new.y0[slots, rows] + moved.to(new.y0.dtype)
+    return torch.where((t == end).unsqueeze(1), new.y1[slots, rows], inside)
+
+
+def polynomials(new: Written, weights: Tensor) -> StepPolynomials:
+    """The interpolants of the steps of a single row."""
+    t0, dt = new.t.squeeze(1), (new.t1 - new.t).squeeze(1)
+    y0, k = new.y0.squeeze(1), new.k.squeeze(2)
+    higher = torch.matmul(weights, k.to(weights.dtype)).to(y0.dtype) * dt.to(y0.dtype).view(-1, 1, 1)
+    return StepPolynomials(t0, dt, torch.cat([y0.unsqueeze(1), higher], dim=1))

@@ -1,0 +1,49 @@
+"""Products with small matrices as sums of products, which a compiler fuses with what is around them."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+_SMALL = 8  # length of a sum up to which inductor writes out its terms instead of calling a library
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b``."""
+    if not (1 <= a.dim() and b.dim() == 2 and b.shape[0] <= _SMALL and isinstance(b.shape[0], int)):
+        return a @ b
+    return (a.unsqueeze(-1) * b).sum(-2)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias``."""
+    if weight.shape[1] > _SMALL:
+        return torch.nn.functional.linear(x, weight, bias)
+    y = (x.unsqueeze(-2) * weight).sum(-1)
+    return y if bias is None else y + bias
+
+
+_REPLACED: dict[Any, Callable[..., Tensor]] = {
+    operator.matmul: product,
+    torch.matmul: product,
+    torch.mm: product,
+    torch._C._nn.linear: linear,
+    torch.nn.functional.linear: linear,
+}
+
+
+def as_sums(graph: fx.GraphModule) -> fx.GraphModule:
+    """The same graph with small products written as sums."""
+    graph = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and node.target in _REPLACED:
+            node.target = _REPLACED[node.target]
+        if node.op == "call_method" and node.target in ("matmul", "mm"):
+            node.op, node.target = "call_function", product
+    graph.recompile()
+    return graph

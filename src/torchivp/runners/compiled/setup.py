@@ -1,0 +1,155 @@
+"""From a problem and a plan to what a compiled loop needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._types import Rows
+from ...controllers import PID
+from ...errors import InputError
+from ...methods.explicit_rk import ExplicitRungeKutta
+from ...per_sample.loop import RUNNING
+from ...per_sample.problem import RowsProblem
+from ...per_sample.tolerance import RowTolerance
+from ...plan import Plan
+from ...problem import Problem
+from ...state import Layout
+from ...tolerance import max_norm, rms_norm
+from ...transforms import recorded
+from .step import Carry, Fixed, Form
+
+_SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, and so many numbers
+
+
+def check(problem: Problem, plan: Plan) -> None:
+    """Raise for what only the eager runner can do; the message says what."""
+    reasons = {
+        f"{plan.method!r} (explicit Runge-Kutta methods are compiled)": not isinstance(plan.method, ExplicitRungeKutta),
+        "a complex state": problem.layout.dtype.is_complex,
+        "on_step": plan.on_step is not None,
+        "callbacks": plan.watch is not None,
+        "max_num_steps, which counts between outputs": plan.max_steps_per_output and plan.max_steps < 2**30,
+        f"{plan.controller!r} (PID and FixedSteps are compiled)": plan.controller.adaptive
+        and not isinstance(plan.controller, PID),
+        "a norm of your own (those by name, 'rms' and 'max', are compiled)": norm_of(problem) is None,
+        "an open end of the interval": not bool(torch.isfinite(torch.as_tensor(plan.limits.end)).all()),
+        "torch.func transforms and forward mode": recorded(),
+        "random numbers in f": problem.field.draws,
+        "autocast": problem.field.autocast is not None,
+    }
+    for reason, there in reasons.items():
+        if there:
+            raise InputError(f"runner='compiled' does not go with {reason}. Write runner='eager'.")
+
+
+def norm_of(problem: Problem) -> str | None:
+    """The name of the error norm, if it is one that is compiled."""
+    if isinstance(problem.tolerance, RowTolerance):
+        return problem.tolerance.name
+    return {rms_norm: "rms", max_norm: "max"}.get(problem.tolerance.norm)
+
+
+def form_of(problem: Problem, plan: Plan, *, slots: int, looks_inside: bool) -> Form:
+    layout = problem.layout
+    tableau = plan.method.tableau  # type: ignore[attr-defined]
+    by_rows = isinstance(problem, RowsProblem)
+    return Form(
+        tableau=tableau,
+        controller=plan.controller,
+        error_order=plan.method.error_order or plan.method.order,
+        dtypes=tuple(layout.dtypes),
+        time_dtype=layout.real_dtype,
+        by_rows=by_rows,
+        couple=isinstance(problem.tolerance, RowTolerance) and problem.tolerance.couple,
+        norm=norm_of(problem) or "",
+        looks_inside=looks_inside,
+        slots=slots,
+        turned=bool((torch.as_tensor(problem.direction) < 0).any()),
+    )
+
+
+def slots_for(problem: Problem, plan: Plan) -> int:
+    """How many accepted steps are written down at once."""
+    each = problem.layout.size * (len(plan.method.tableau.b) + 1)  # type: ignore[attr-defined]
+    return max(8, min(_SLOTS, _NUMBERS // max(1, each)))
+
+
+def leaves_of(layout: Layout, row: Rows) -> tuple[Tensor, ...]:
+    """The tensors of a state in working precision, in the user's shapes, from a row of numbers."""
+    parts = row.detach().reshape(layout.rows, layout.width).split(layout.widths, dim=1)
+    return tuple(part.reshape(shape).contiguous() for part, shape in zip(parts, layout.shapes))
+
+
+def rows_of(layout: Layout, leaves: Sequence[Tensor], lead: int = 0) -> Tensor:
+    """``[*lead, B, D]`` from tensors ``[*lead, *batch, ...]``."""
+    parts = [
+        x.reshape(*x.shape[:lead], layout.rows, width).to(layout.dtype) for x, width in zip(leaves, layout.widths)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def fixed_of(problem: Problem, plan: Plan, form: Form, end: Tensor, first: Any, last: Any) -> Fixed:
+    """
+    Args:
+        end: where this part of the solve ends, ``[B]``.
+        first, last: limits of the times that ``f`` gets, ``[B]``, numbers, or None.
+    """
+    layout, limits = problem.layout, plan.limits
+    batch = tuple(layout.batch)
+
+    def per_row(x: Any, none: float) -> Tensor:
+        given = none if x is None else x
+        return torch.as_tensor(given, dtype=torch.float64, device=layout.device).expand(layout.rows).reshape(batch).clone()
+
+    def tolerance(x: Any) -> tuple[Tensor, ...]:
+        x = torch.as_tensor(x, dtype=torch.empty((), dtype=layout.dtype).real.dtype, device=layout.device)
+        return leaves_of(layout, x) if x.numel() == layout.size and x.dim() == 2 else (x,) * len(layout.shapes)
+
+    landings = end.reshape(layout.rows, 1)
+    stops = limits.stops
+    if isinstance(stops, Tensor):
+        landings = torch.cat([landings, torch.where(stops < end.unsqueeze(1), stops, math.inf)], dim=1)
+    elif stops is not None:
+        inside = [x for x in stops if x < float(end)]
+        landings = torch.cat([landings, torch.tensor([inside], dtype=torch.float64, device=layout.device)], dim=1)
+    return Fixed(
+        end=end.reshape(batch),
+        landings=landings.reshape(*batch, -1),
+        first=per_row(first, -math.inf),
+        last=per_row(last, math.inf),
+        rtol=tolerance(problem.tolerance.rtol),
+        atol=tolerance(problem.tolerance.atol),
+        sign=per_row(problem.direction, 1.0),
+        max_steps=torch.tensor(plan.max_steps),
+    )
+
+
+def carry_of(problem: Problem, plan: Plan, state: Any, slope: Rows) -> Carry:
+    """Where the loop starts from: a ``LoopState`` or ``RowsState`` before its first step, or between two."""
+    layout, device = problem.layout, problem.layout.device
+    batch = tuple(layout.batch)
+
+    def numbers(x: Any, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.as_tensor(x, dtype=dtype, device=device).expand(layout.rows).reshape(batch).clone()
+
+    none = torch.zeros((), dtype=torch.int64, device=device)
+    remembers = isinstance(plan.controller, PID) and bool(plan.controller.p or plan.controller.d)
+    memory = tuple(numbers(x) for x in (*state.memory, 1.0, 1.0)[:2]) if remembers else ()
+    return Carry(
+        go=torch.ones((), dtype=torch.bool, device=device),
+        t=numbers(state.t),
+        dt=numbers(state.dt),
+        ys=leaves_of(layout, state.y),
+        ks=leaves_of(layout, slope),
+        memory=memory,
+        code=numbers(getattr(state, "code", RUNNING), torch.int64),
+        attempted=numbers(state.attempted, torch.int64),
+        accepted=numbers(state.accepted, torch.int64),
+        tries=none,
+        slot=none.clone(),
+    )

@@ -1,0 +1,239 @@
+"""One attempted step of all rows as a pure function of tensors: what the compiled loop is made of.
+
+A state is a list of tensors of the shapes the user knows, ``[*batch, ...]``; times, sizes and verdicts are ``[*batch]`` (0-d for one
+state). Coefficients are Python floats, so that they stand in the machine code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...controllers import Controller
+from ...controllers.limits import _STRETCH
+from ...methods.tableau import Tableau, hermite
+from ...per_sample.loop import CODES, RUNNING
+from ...solution import Status
+from .pure import Pure
+
+State = Sequence[Tensor]
+SUCCESS, MAX_STEPS, STEP_TOO_SMALL, NONFINITE = (
+    CODES.index(s) for s in (Status.SUCCESS, Status.MAX_STEPS, Status.STEP_TOO_SMALL, Status.NONFINITE_SLOPE)
+)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a compiled loop is made for; everything else are its arguments.
+
+    Attributes:
+        tableau, controller, error_order: as in ``Plan``.
+        dtypes: of the state's tensors as ``f`` sees them; ``time_dtype`` of the time as ``f`` sees it.
+        by_rows: rows have steps of their own; ``couple``: but take the same ones.
+        norm: ``rms`` or ``max``.
+        looks_inside: the interpolant's extra stages are wanted.
+        slots: how many accepted steps are written down before the loop comes back; 0: none are.
+        turned: time runs backwards (of some rows).
+    """
+
+    tableau: Tableau
+    controller: Controller
+    error_order: int
+    dtypes: tuple[torch.dtype, ...]
+    time_dtype: torch.dtype
+    by_rows: bool
+    couple: bool
+    norm: str
+    looks_inside: bool
+    slots: int
+    turned: bool
+
+
+class Fixed(NamedTuple):
+    """What does not change in the loop.
+
+    Attributes:
+        end: where the rows end, ``[*batch]``; ``landings``: times to land on, increasing, padded with inf, ``[*batch, L]``.
+        first, last: the times between which ``f`` may be asked.
+        rtol, atol: of every tensor of the state; they broadcast to it.
+        sign: -1 where the user's time decreases.
+        max_steps: 0-d.
+    """
+
+    end: Tensor
+    landings: Tensor
+    first: Tensor
+    last: Tensor
+    rtol: tuple[Tensor, ...]
+    atol: tuple[Tensor, ...]
+    sign: Tensor
+    max_steps: Tensor
+
+
+class Carry(NamedTuple):
+    """Where the loop stands.
+
+    Attributes:
+        t, dt: time and proposed size; ``ys``, ``ks``: state and slope there.
+        memory: of the controller.
+        code: status, a number in ``CODES``.
+        attempted, accepted: steps of each row; ``tries``: of all together, ``slot``: how many are written down (0-d).
+        go: the loop goes on.
+    """
+
+    go: Tensor
+    t: Tensor
+    dt: Tensor
+    ys: tuple[Tensor, ...]
+    ks: tuple[Tensor, ...]
+    memory: tuple[Tensor, ...]
+    code: Tensor
+    attempted: Tensor
+    accepted: Tensor
+    tries: Tensor
+    slot: Tensor
+
+
+class Taken(NamedTuple):
+    """An attempt, as it is written down: who took it, from where to where, with which slopes (by stage, then by tensor)."""
+
+    accepted: Tensor
+    t: Tensor
+    t1: Tensor
+    ys: State
+    stages: list[State]
+
+
+def wide(x: Tensor, y: Tensor) -> Tensor:
+    """A number for each row ``[*batch]`` in the shape and (booleans excepted) dtype of the rows' state ``[*batch, ...]``."""
+    x = x if x.dtype == torch.bool else x.to(y.dtype)
+    return x.reshape(x.shape + (1,) * (y.dim() - x.dim()))
+
+
+def weighted(weights: Sequence[float], terms: Sequence[Tensor]) -> Tensor:
+    """The sum of the terms times their weights."""
+    parts = [term * float(w) for w, term in zip(weights, terms) if w != 0]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def extra_stages(form: Form) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
+    """Nodes and rows of the stages that only the interpolant needs."""
+    dense = form.tableau.dense or hermite(form.tableau)
+    return (tuple(map(float, dense.c)), tuple(tuple(map(float, row)) for row in dense.a)) if form.looks_inside else ((), ())
+
+
+def slopes(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: State) -> tuple[Tensor, ...]:
+    """``f`` at times inside the library, in working precision."""
+    t = torch.minimum(torch.maximum(t, fixed.first), fixed.last)
+    t = t * fixed.sign if form.turned else t
+    out = pure(t.to(form.time_dtype), [y.to(dtype) for y, dtype in zip(ys, form.dtypes)], held)
+    return tuple(
+        (k.to(y.dtype) * wide(fixed.sign, y)) if form.turned else k.to(y.dtype) for k, y in zip(out, ys)
+    )
+
+
+def stages(
+    form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, h: Tensor, ys: State, ks: State
+) -> tuple[list[State], State]:
+    """The slopes of a step that ends at ``t1``, stage by stage, and its end."""
+    tableau = form.tableau
+    found: list[State] = [ks]
+
+    def after(weights: Sequence[float]) -> tuple[Tensor, ...]:
+        moved = (wide(h, y) * weighted(weights, [k[i] for k in found]) for i, y in enumerate(ys))
+        ends = tuple(y + dy for y, dy in zip(ys, moved))
+        return tuple(torch.where(wide(h, y) == 0, y, y1) for y, y1 in zip(ys, ends)) if form.by_rows else ends
+
+    y1: State = ys
+    for c, row in zip(tableau.c[1:], tableau.a[1:]):
+        y1 = after(row)
+        found.append(slopes(form, pure, fixed, held, t1 + float(c - 1) * h, y1))
+    if not tableau.fsal:
+        y1 = after(tableau.b)
+    for c, row in zip(*extra_stages(form)):
+        found.append(slopes(form, pure, fixed, held, t1 + (c - 1) * h, after(row)))
+    return found, y1
+
+
+def size(form: Form, xs: State, batch: int) -> Tensor:
+    """The norm of a scaled error, float64 ``[*batch]``."""
+    if form.norm == "max":
+        parts = [x.abs().reshape(*x.shape[:batch], -1).amax(-1) for x in xs]
+        return torch.stack(parts).amax(0).to(torch.float64)
+    total = weighted([1.0] * len(xs), [(x * x).reshape(*x.shape[:batch], -1).sum(-1) for x in xs])
+    width = sum(x[(0,) * batch].numel() for x in xs)
+    return (total / width).sqrt().to(torch.float64)
+
+
+def ratio_of(form: Form, fixed: Fixed, h: Tensor, ys: State, y1: State, found: list[State]) -> Tensor:
+    """Error over tolerance; without an estimate 0, or nan where the state is not finite."""
+    batch = h.dim()
+    if form.tableau.b_err is None or not form.controller.adaptive:
+        bad = size(form, [torch.where(torch.isfinite(y), 0.0, 1.0).to(y.dtype) for y in y1], batch)
+        return torch.where(bad > 0, torch.nan, 0.0).to(torch.float64)
+    scaled = []
+    for i, (y, end) in enumerate(zip(ys, y1)):
+        error = wide(h, y) * weighted(form.tableau.b_err, [k[i] for k in found])
+        error = error + end * 0  # an infinite end would hide behind its own scale
+        scaled.append(error / (fixed.atol[i] + fixed.rtol[i] * torch.maximum(y.abs(), end.abs())))
+    ratio = size(form, scaled, batch)
+    return ratio.amax().expand(ratio.shape) if form.couple else ratio
+
+
+def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tuple[Carry, Taken]:
+    """One attempted step of all rows that are running; the others stay where they are."""
+    t, dt, running = at.t, at.dt, at.code == RUNNING
+    ahead = torch.where(fixed.landings > t.unsqueeze(-1), fixed.landings, torch.inf).amin(-1)
+    t1 = torch.where(t + dt * _STRETCH >= ahead, ahead, t + dt)
+    t1 = torch.where(running, t1, t)
+    h = t1 - t
+    found, y1 = stages(form, pure, fixed, held, t1, h, at.ys, at.ks)
+    ratio = ratio_of(form, fixed, h, at.ys, y1, found)
+    verdict = form.controller.judge_rows(ratio, h, at.memory, form.error_order)
+    accepted = verdict.accepted & running
+    proposed = verdict.dt if form.controller.adaptive else dt
+    landed = accepted & (t1 < t + dt)  # a step that was cut to land somewhere says nothing against its proposal
+    proposed = torch.where(landed, torch.maximum(proposed, dt), proposed)
+    attempted = at.attempted + running
+    code = next_code(form, fixed, at, t1, proposed, accepted, ratio, attempted)
+    at_end = len(form.tableau.b) - 1
+    k1 = found[at_end] if form.tableau.fsal else slopes(form, pure, fixed, held, t1, y1)
+    after = Carry(
+        go=(code == RUNNING).any(),
+        t=torch.where(accepted, t1, t),
+        dt=torch.where(code == RUNNING, proposed, 0.0) if form.by_rows else proposed,
+        ys=chosen(accepted, y1, at.ys),
+        ks=chosen(accepted, k1, at.ks),
+        memory=tuple(torch.where(running, new, old) for new, old in zip(verdict.memory, at.memory)),
+        code=code,
+        attempted=attempted,
+        accepted=at.accepted + accepted,
+        tries=at.tries + 1,
+        slot=at.slot + accepted.any(),
+    )
+    return after, Taken(accepted, t, t1, at.ys, found)
+
+
+def next_code(
+    form: Form, fixed: Fixed, at: Carry, t1: Tensor, proposed: Tensor, accepted: Tensor, ratio: Tensor, attempted: Tensor
+) -> Tensor:
+    """How the rows stand after an attempt."""
+    running = at.code == RUNNING
+    finite = torch.isfinite(ratio)
+    tiny = ~(proposed >= 4 * (torch.nextafter(at.t.abs(), torch.full_like(at.t, torch.inf)) - at.t.abs()))
+    hopeless = running & ~accepted & (tiny if form.controller.adaptive else ~accepted)
+    code = torch.where(running & (attempted >= fixed.max_steps), MAX_STEPS, at.code)
+    code = torch.where(hopeless, torch.where(finite, STEP_TOO_SMALL, NONFINITE), code)
+    return torch.where(accepted & (t1 >= fixed.end), SUCCESS, code)
+
+
+def chosen(rows: Tensor, new: State, old: State) -> tuple[Tensor, ...]:
+    """``new`` in these rows, ``old`` in the others."""
+    return tuple(torch.where(wide(rows, x), x, y) for x, y in zip(new, old))

@@ -39,7 +39,7 @@ class Plan:
         interruptible: Ctrl-C ends the solve instead of raising.
         check_finite: fixed steps look for nan and inf (adaptive ones always do).
         watch: sees every attempt.
-        run: runs the loop: ``run(problem, plan, new_tape=..., known=...)`` (see ``runners``).
+        run, run_back, with_gradient: of the runner (see ``runners.Runner``).
     """
 
     method: Method
@@ -57,6 +57,8 @@ class Plan:
     check_finite: bool = True
     watch: Watch | None = None
     run: Callable[..., Any] = field(kw_only=True)
+    run_back: Callable[..., Any] = field(kw_only=True)
+    with_gradient: Callable[..., Any] | None = None
 
     @property
     def steps_vary(self) -> bool:

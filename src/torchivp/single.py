@@ -112,7 +112,7 @@ def make_plan(
         limits=limits,
         dt=dt,
         save=saving.choose(save, problem.t),
-        run=named("runner", runner, RUNNERS),
+        **named("runner", runner, RUNNERS)._asdict(),
         **rest,
     )
 

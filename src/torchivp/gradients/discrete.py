@@ -16,7 +16,7 @@ from ..problem import Problem
 from ..runners.eager import Run
 from ..trajectory import Tape
 from . import checkpoints, replay
-from .base import Gradient
+from .base import Gradient, nothing_to_do
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Discrete(Gradient):
             )
 
     def integrate(self, problem: Problem, plan: Plan) -> Run:
+        if plan.with_gradient is not None and self == Discrete() and not nothing_to_do():
+            out = plan.with_gradient(problem, plan)
+            if out is not None:
+                return out
         return replay.integrate(problem, plan, self.new_tape())
 
     def new_tape(self) -> Callable[[], Tape]:

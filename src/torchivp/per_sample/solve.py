@@ -85,7 +85,7 @@ def make_plan(
         limits=limits,
         dt=dt,
         save=chosen_save(save, {"t": lambda: RowTimes(problem.t), "steps": RowSteps, "end": RowEnds}),
-        run=named("runner", runner, COMPACT_RUNNERS if compact else ROW_RUNNERS),
+        **named("runner", runner, COMPACT_RUNNERS if compact else ROW_RUNNERS)._asdict(),
         **rest,
     )
 

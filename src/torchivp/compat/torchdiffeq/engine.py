@@ -146,7 +146,7 @@ def make_plan(
 ) -> Plan:  # fmt: skip
     limits = Limits(end, stops, jumps, problem.layout.real_dtype, open_ends, open_starts)
     return Plan(
-        method, controller, limits, GivenTimes(problem.t), max_steps_per_output=True, run=RUNNERS["eager"], **rest
+        method, controller, limits, GivenTimes(problem.t), max_steps_per_output=True, **RUNNERS["eager"]._asdict(), **rest
     )
 
 

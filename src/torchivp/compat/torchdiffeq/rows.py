@@ -81,7 +81,7 @@ def integrate(solver: RowSolver, t: Tensor, like: Tensor) -> Tensor:
         RowTimes(problem.t),
         max_steps=solver.max_num_steps * max(1, len(t) - 1),
         dt=solver.dt,
-        run=ROW_RUNNERS["eager"],
+        **ROW_RUNNERS["eager"]._asdict(),
     )
     out = Direct().integrate(problem, plan)
     rows = per_sample.gather(problem, plan, out, None)

@@ -1,5 +1,5 @@
 """``runner="compiled"``: the whole loop as one program."""
 
-from .single import run
+from . import rows, single
 
-__all__ = ["run"]
+__all__ = ["rows", "single"]

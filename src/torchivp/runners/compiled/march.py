@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from .compile import compiled
 from .program import Program, Record, make_program
 from .pure import Pure, Seen, tracer_of
 from .setup import form_of, leaves_of, rows_of, slots_for
-from .step import RUNNING, Carry, Fixed, Form
+from .step import RUNNING, Carry, Fixed, Form, stage_count
 
 _FIRST, _SECONDS = 2_000, 0.25  # attempts in the first call; how long the others should take
 
@@ -27,14 +27,30 @@ class Written(NamedTuple):
     ends ``y0``, ``y1 [n, B, D]``, slopes ``k [n, S, B, D]``."""
 
     accepted: Tensor
+    tries: Tensor
     t: Tensor
     t1: Tensor
     y0: Tensor
     y1: Tensor
     k: Tensor
 
-    def __len__(self) -> int:
+    @property
+    def steps(self) -> int:
         return len(self.t)
+
+
+class Part(NamedTuple):
+    """One call of the loop.
+
+    Attributes:
+        record: what it wrote down, if anything; ``fixed``: what it went by; ``end``: where it left the rows.
+        restarts: the slope at its start was evaluated for it.
+    """
+
+    record: Record
+    fixed: Fixed
+    end: Carry
+    restarts: bool
 
 
 class Loop:
@@ -42,26 +58,27 @@ class Loop:
 
     Args:
         problem, plan: of the solve.
-        writes: the accepted steps are wanted.
+        writes: the accepted steps are wanted; ``slopes``: with their slopes.
         looks_inside: and what their interpolants need.
 
     Attributes:
         seen: ``f`` as a pure function, with the tensors it holds.
     """
 
-    def __init__(self, problem: Problem, plan: Plan, *, writes: bool, looks_inside: bool):
+    def __init__(self, problem: Problem, plan: Plan, *, writes: bool, slopes: bool, looks_inside: bool):
         self.problem = problem
-        self.form = form_of(problem, plan, slots=slots_for(problem, plan) if writes else 0, looks_inside=looks_inside)
+        slots = slots_for(problem, plan) if writes else 0
+        self.form = form_of(problem, plan, slots=slots, slopes=slopes, looks_inside=looks_inside)
         self.seen = look_at(problem)
         self.program = program_for(self.form, self.seen.pure)
         self.attempts = _FIRST
 
-    def march(self, carry: Carry, fixed: Fixed) -> Iterator[tuple[Carry, Written | None]]:
-        """Where the loop stands after every call, and what was written down in it."""
-        layout = self.problem.layout
+    def march(self, carry: Carry, fixed: Fixed) -> Iterator[Part]:
+        """Call after call, until no row is running."""
+        layout, restarts = self.problem.layout, True
         while bool((carry.code == RUNNING).any()):
             start = carry._replace(go=torch.ones_like(carry.go), slot=torch.zeros_like(carry.slot))
-            record = new_record(self.form, layout, start) if self.form.slots else None
+            record: Any = new_record(self.form, layout, start) if self.form.slots else None
             until = carry.tries + self.attempts
             began = time.perf_counter()
             with torch.no_grad():
@@ -69,7 +86,17 @@ class Loop:
             made = int(carry.tries - start.tries)
             self.attempts = attempts_for(made, time.perf_counter() - began)
             self.problem.field.evaluations += made * evaluations_of(self.form)
-            yield carry, None if record is None else written(layout, record, carry)
+            yield Part(record, fixed, carry, restarts)
+            restarts = False
+
+
+def refuse_lost_gradient(problem: Problem, loop: Loop) -> None:
+    """Raise instead of computing values without a gradient that somebody waits for."""
+    if torch.is_grad_enabled() and (problem.y0.requires_grad or any(x.requires_grad for x in loop.seen.held)):
+        raise InputError(
+            "runner='compiled' cannot record a solve for gradient='direct'. Write gradient='discrete' (the same gradient), or "
+            "runner='eager'; without a gradient, wrap the solve in torch.no_grad()."
+        )
 
 
 def look_at(problem: Problem) -> Seen:
@@ -109,29 +136,24 @@ def evaluations_of(form: Form) -> int:
 def new_record(form: Form, layout: Layout, at: Carry) -> Record:
     """Room for the steps to come; only what is written to becomes memory."""
     n, batch = form.slots, tuple(layout.batch)
-    stages = len(form.tableau.b) + stages_inside(form)
+    stages = stage_count(form)
     return Record(
         torch.empty(n, *batch, dtype=torch.bool, device=layout.device),
+        torch.empty(n, dtype=torch.int64, device=layout.device),
         torch.empty(n, *batch, dtype=torch.float64, device=layout.device),
         torch.empty(n, *batch, dtype=torch.float64, device=layout.device),
         tuple(torch.empty(n, *y.shape, dtype=y.dtype, device=y.device) for y in at.ys),
-        tuple(torch.empty(n, stages, *y.shape, dtype=y.dtype, device=y.device) for y in at.ys),
+        tuple(torch.empty(n, stages, *y.shape, dtype=y.dtype, device=y.device) for y in at.ys if form.slopes),
     )
 
 
-def stages_inside(form: Form) -> int:
-    from .step import extra_stages
-
-    return len(extra_stages(form)[0])
-
-
-def written(layout: Layout, record: Record, at: Carry) -> Written:
+def written(layout: Layout, call: Part) -> Written:
     """What a call wrote down, rows by rows."""
-    n, rows = int(at.slot), layout.rows
-    part = record.first(n)
+    n, rows, at = int(call.end.slot), layout.rows, call.end
+    part = call.record.first(n)
     y0 = rows_of(layout, part.ys, 1)
     y1 = torch.cat([y0[1:], rows_of(layout, at.ys).unsqueeze(0)])[:n]
     return Written(
-        part.accepted.reshape(n, rows), part.t.reshape(n, rows), part.t1.reshape(n, rows), y0, y1,
-        rows_of(layout, part.ks, 2),
+        part.accepted.reshape(n, rows), part.tries, part.t.reshape(n, rows), part.t1.reshape(n, rows), y0, y1,
+        rows_of(layout, part.ks, 2) if part.ks else y0.unsqueeze(1)[:, :0],
     )  # fmt: skip

@@ -32,11 +32,18 @@ def values_at(new: Written, times: Tensor, weights: Tensor) -> Found:
     return Found(rows, columns, slots, t, at(new, rows, slots, t, weights))
 
 
+def ends_of(new: Written) -> Found:
+    """The ends of all steps, as outputs; columns count from the first one here."""
+    slots, rows = new.accepted.nonzero(as_tuple=True)
+    nth = new.accepted.cumsum(0)[slots, rows] - 1
+    return Found(rows, nth, slots, new.t1[slots, rows], new.y1[slots, rows])
+
+
 def places(new: Written, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, columns and steps of the times that lie in these steps (their ends included, their starts not)."""
     ends = torch.where(new.accepted, new.t1, -torch.inf).cummax(0).values.T.contiguous()
     slots = torch.searchsorted(ends, times.contiguous())
-    inside = (slots < len(new)) & (times > new.t[0].unsqueeze(1))
+    inside = (slots < new.steps) & (times > new.t[0].unsqueeze(1))
     rows, columns = inside.nonzero(as_tuple=True)
     return rows, columns, slots[rows, columns]
 

@@ -17,30 +17,34 @@ _PARTS = Carry._fields
 
 
 class Record(NamedTuple):
-    """Accepted steps written down one after the other: ``[slots, *batch]``, of the state's tensors ``[slots, *batch, ...]``, of
+    """Accepted steps written down one after the other: ``[slots, *batch]`` (``tries [slots]``), of the state's tensors ``[slots, *batch, ...]``, of
     their slopes ``[slots, stages, *batch, ...]``."""
 
     accepted: Tensor
+    tries: Tensor
     t: Tensor
     t1: Tensor
     ys: tuple[Tensor, ...]
     ks: tuple[Tensor, ...]
 
-    def write(self, slot: Tensor, taken: Taken) -> None:
+    def write(self, slot: Tensor, tries: Tensor, taken: Taken) -> None:
         """In place: the loop touches one slot, not all of them."""
         at = (slot.reshape(1),)
         self.accepted.index_put_(at, taken.accepted.unsqueeze(0))
+        self.tries.index_put_(at, tries.reshape(1))
         self.t.index_put_(at, taken.t.unsqueeze(0))
         self.t1.index_put_(at, taken.t1.unsqueeze(0))
-        for i, (y, k) in enumerate(zip(self.ys, self.ks)):
+        for i, y in enumerate(self.ys):
             y.index_put_(at, taken.ys[i].unsqueeze(0))
+        for i, k in enumerate(self.ks):
             k.index_put_(at, torch.stack([stage[i] for stage in taken.stages]).unsqueeze(0))
 
     def first(self, n: int) -> Record:
         """The first ``n`` slots."""
         return Record(
-            self.accepted[:n], self.t[:n], self.t1[:n], tuple(y[:n] for y in self.ys), tuple(k[:n] for k in self.ks)
-        )
+            self.accepted[:n], self.tries[:n], self.t[:n], self.t1[:n], tuple(y[:n] for y in self.ys),
+            tuple(k[:n] for k in self.ks),
+        )  # fmt: skip
 
 
 Program = Callable[[Carry, Fixed, State, "Record | None", Tensor], Carry]
@@ -61,7 +65,7 @@ def make_program(form: Form, pure: Pure) -> Program:
             after, taken = attempt(form, pure, fixed, held, at)
             room = after.tries < until
             if record is not None:
-                record.write(at.slot, taken)
+                record.write(at.slot, after.tries, taken)
                 room = room & (after.slot < form.slots)
             return tuple(flat(after._replace(go=after.go & room))[0])
 

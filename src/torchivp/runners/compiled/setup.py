@@ -54,7 +54,7 @@ def norm_of(problem: Problem) -> str | None:
     return {rms_norm: "rms", max_norm: "max"}.get(problem.tolerance.norm)
 
 
-def form_of(problem: Problem, plan: Plan, *, slots: int, looks_inside: bool) -> Form:
+def form_of(problem: Problem, plan: Plan, *, slots: int, slopes: bool, looks_inside: bool) -> Form:
     layout = problem.layout
     tableau = plan.method.tableau  # type: ignore[attr-defined]
     by_rows = isinstance(problem, RowsProblem)
@@ -68,6 +68,7 @@ def form_of(problem: Problem, plan: Plan, *, slots: int, looks_inside: bool) -> 
         couple=isinstance(problem.tolerance, RowTolerance) and problem.tolerance.couple,
         norm=norm_of(problem) or "",
         looks_inside=looks_inside,
+        slopes=slopes,
         slots=slots,
         turned=bool((torch.as_tensor(problem.direction) < 0).any()),
     )
@@ -93,7 +94,7 @@ def rows_of(layout: Layout, leaves: Sequence[Tensor], lead: int = 0) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
-def fixed_of(problem: Problem, plan: Plan, form: Form, end: Tensor, first: Any, last: Any) -> Fixed:
+def fixed_of(problem: Problem, plan: Plan, end: Tensor, first: Any, last: Any) -> Fixed:
     """
     Args:
         end: where this part of the solve ends, ``[B]``.
@@ -119,7 +120,7 @@ def fixed_of(problem: Problem, plan: Plan, form: Form, end: Tensor, first: Any, 
         landings = torch.cat([landings, torch.tensor([inside], dtype=torch.float64, device=layout.device)], dim=1)
     return Fixed(
         end=end.reshape(batch),
-        landings=landings.reshape(*batch, -1),
+        landings=landings.reshape(*batch, -1).clone(),  # no two inputs of a compiled loop may share memory
         first=per_row(first, -math.inf),
         last=per_row(last, math.inf),
         rtol=tolerance(problem.tolerance.rtol),

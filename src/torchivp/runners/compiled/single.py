@@ -16,87 +16,113 @@ from ...interpolation import StepPolynomials
 from ...loop import LoopState, TakenStep, start
 from ...methods.base import Step
 from ...methods.explicit_rk import coefficients
-from ...per_sample.loop import CODES, RUNNING
+from ...per_sample.loop import CODES
 from ...plan import Plan
 from ...problem import Problem
 from ...saving import EndOnly, GivenTimes
 from ...solution import Status
 from ...span import OneSpan
-from ...trajectory import Start, Tape, Trajectory
+from ...trajectory import Start, Tape
 from ..eager import UNKNOWN, KnownSlope, Run, counters, keep, not_started, watch_for_events
-from .march import Loop, Written
-from .outputs import polynomials, values_at
+from .gradient import Outcome
+from .march import Loop, Part, refuse_lost_gradient, written
+from .outputs import Found, ends_of, polynomials, values_at
 from .setup import carry_of, check, fixed_of, rows_of
-from .step import SUCCESS, Carry
+from .step import Carry
 
 
-@without_autocast
-@without_collectives
 def run(
     problem: Problem, plan: Plan, *, new_tape: Callable[[], Tape] | None = None, known: KnownSlope = UNKNOWN
 ) -> Run:
     """What ``eager.run`` does, in compiled calls of many steps."""
+    out = begun(problem, plan, known)
+    out.tape = None if new_tape is None else new_tape()
+    step_by_step = out.tape is not None or bool(plan.events)
+    solve(problem, plan, out, StepByStep(problem, plan, out) if step_by_step else AtOnce(problem, plan, out))
+    return out
+
+
+def with_gradient(problem: Problem, plan: Plan) -> Run | None:
+    """The same with the gradient of ``discrete``, backwards in compiled calls, too; None if that cannot be."""
+    if plan.events or plan.dense or problem.clock.times is not None:
+        return None
+    with torch.no_grad():
+        frozen = problem.frozen()
+        out = begun(frozen, plan, UNKNOWN)
+        writer = AtOnce(frozen, plan, out, for_gradient=True)
+        solve(frozen, plan, out, writer)
+    if writer.loop is not None:
+        outcome = Outcome(problem, writer.loop, writer.parts, writer.found, out.state.y, writer.weights)
+        if problem.y0.requires_grad or outcome.wanted:
+            values, out.trajectory.end = outcome.attached()
+            out.state.y = out.trajectory.end
+            times, _ = out.trajectory.known
+            out.trajectory.known = times, torch.cat([problem.y0] * writer.starts + [values])
+            out.recorded = True
+    return out
+
+
+def begun(problem: Problem, plan: Plan, known: KnownSlope) -> Run:
     check(problem, plan)
     out = not_started(problem, plan, Status.RUNNING)
+    out.state.slope, out.state.slope_draws = known
+    return out
+
+
+@without_autocast
+@without_collectives
+def solve(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep) -> None:
+    """From start to end."""
     state = out.state
-    state.slope, state.slope_draws = known
-    out.tape = None if new_tape is None else new_tape()
     try:
         start(problem, plan, state)
+        writer.start()
+        if state.status is Status.RUNNING and not plan.limits.anything_left(state.t):
+            state.status = Status.SUCCESS
         if state.status is Status.RUNNING:
-            follow(problem, plan, out)
+            follow(problem, plan, out, writer)
     except OutputError as error:
         state.fail(Status.BAD_OUTPUT, error=error)
     except KeyboardInterrupt:
         if not plan.interruptible:
             raise
         state.status = Status.INTERRUPTED
-    out.counters = counters(problem, state)
-    return out
-
-
-def follow(problem: Problem, plan: Plan, out: Run) -> None:
-    """From the state before the first step to the end."""
-    step_by_step = out.tape is not None or bool(plan.events)
-    if step_by_step:
-        writer: Any = StepByStep(problem, plan, out)
-    else:
-        writer = AtOnce(problem, plan, out.trajectory)
-    if not plan.limits.anything_left(out.state.t):
-        out.state.status = Status.SUCCESS
-        writer.finish()
-        return
-    loop = Loop(problem, plan, writes=writer.wanted, looks_inside=writer.looks_inside)
-    for carry, new in march(loop, problem, plan, out.state):
-        if new is not None:
-            writer.take(new)
-        if out.state.status is Status.EVENT:
-            break
-        read_back(problem, plan, out.state, carry)
-        out.trajectory.end, out.trajectory.end_time = out.state.y, out.state.t
     writer.finish()
+    out.counters = counters(problem, state)
 
 
-def march(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Iterator[tuple[Carry, Written | None]]:
-    """The calls of the compiled loop, part by part: ``f`` is asked afresh where it jumps."""
+def follow(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep) -> None:
+    """Call after call of the loop."""
+    state, trajectory = out.state, out.trajectory
+    writer.loop = loop = Loop(problem, plan, writes=writer.wanted, slopes=writer.slopes, looks_inside=writer.looks_inside)
+    refuse_lost_gradient(problem, loop)
+    for part in march(loop, problem, plan, state):
+        writer.take(part)
+        if state.status is Status.EVENT:
+            return
+        read_back(problem, plan, state, part.end)
+        trajectory.end, trajectory.end_time = state.y, state.t
+
+
+def march(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Iterator[Part]:
+    """The calls of the loop, from jump to jump: there ``f`` is asked afresh."""
     limits = plan.limits
     jumps = sorted(limits.jumps)
-    while state.status is Status.RUNNING and limits.anything_left(state.t):
+    while state.status is Status.RUNNING:
         ahead = bisect_right(jumps, state.t)
         end = min([*jumps[ahead : ahead + 1], limits.end])
-        span = limits.cut(state.t, end - state.t)
         if state.slope is None:
-            state.slope = problem.field.start_slope(span, state.y)
-        fixed = fixed_of(problem, plan, loop.form, torch.tensor([end], dtype=torch.float64), limits._first(state.t), limits._last(end))
+            state.slope = problem.field.start_slope(limits.cut(state.t, end - state.t), state.y)
+        at_end = torch.tensor([end], dtype=torch.float64)
+        fixed = fixed_of(problem, plan, at_end, limits._first(state.t), limits._last(end))
         yield from loop.march(carry_of(problem, plan, state, state.slope), fixed)
-        state.slope = None
-        state.history, state.ready = (), False
+        state.slope, state.history, state.ready = None, (), False
 
 
 def read_back(problem: Problem, plan: Plan, state: LoopState, at: Carry) -> None:
-    """The loop's state as the eager runner would have it."""
-    state.t, state.y = float(at.t), rows_of(problem.layout, at.ys).reshape(1, -1)
-    state.dt = float(at.dt)
+    """The state as the eager runner would have it."""
+    state.t, state.dt = float(at.t), float(at.dt)
+    state.y = rows_of(problem.layout, at.ys).reshape(1, -1)
     state.attempted, state.accepted = int(at.attempted), int(at.accepted)
     state.rejected = state.attempted - state.accepted
     state.memory = tuple(float(x) for x in at.memory)[: min(2, state.accepted)]
@@ -105,75 +131,95 @@ def read_back(problem: Problem, plan: Plan, state: LoopState, at: Carry) -> None
         state.history, state.ready = ((state.t, slope),), True
     code = CODES[int(at.code)]
     if code not in (Status.RUNNING, Status.SUCCESS):
-        span = plan.limits.cut(state.t, state.dt)
-        blamed = plan.method.step(problem.field, span, state.y, ((state.t, slope),))
-        problem.field.evaluations -= len(blamed.k) - 1
-        state.fail(code, blamed)
+        state.fail(code, tried_again(problem, plan, state, slope))
     elif state.t >= plan.limits.end:
         state.status = Status.SUCCESS
 
 
-class AtOnce:
-    """Outputs and interpolants of many steps at once, where nobody needs the steps themselves."""
+def tried_again(problem: Problem, plan: Plan, state: LoopState, slope: Tensor) -> Step:
+    """The attempt a solve failed at, for its message."""
+    counted = problem.field.evaluations
+    step = plan.method.step(problem.field, plan.limits.cut(state.t, state.dt), state.y, ((state.t, slope),))
+    problem.field.evaluations = counted
+    return step
 
-    def __init__(self, problem: Problem, plan: Plan, trajectory: Trajectory):
-        self.problem, self.plan, self.trajectory = problem, plan, trajectory
-        self.times = torch.tensor([problem.t], dtype=torch.float64) if isinstance(plan.save, GivenTimes) else None
-        self.wanted = plan.dense or not isinstance(plan.save, EndOnly)
-        self.looks_inside = plan.dense or self.times is not None and len(problem.t) > 2
-        self.weights = coefficients(plan.method.tableau, problem.y0.dtype, problem.y0.device).weights  # type: ignore[attr-defined]
-        self.t = [torch.as_tensor([o.t], dtype=torch.float64) for o in trajectory.outputs]
-        self.y = list(trajectory.knots)
+
+class AtOnce:
+    """Outputs and interpolants of many steps at once, where nobody needs the steps themselves.
+
+    Args:
+        for_gradient: a backward pass follows.
+    """
+
+    def __init__(self, problem: Problem, plan: Plan, out: Run, for_gradient: bool = False):
+        self.plan, self.trajectory, self.layout = plan, out.trajectory, problem.layout
+        given = isinstance(plan.save, GivenTimes)
+        self.times = torch.tensor([problem.t], dtype=torch.float64) if given else None
+        self.wanted = for_gradient or plan.dense or not isinstance(plan.save, EndOnly)
+        self.looks_inside = plan.dense or (given and len(problem.t) > 2)
+        self.slopes = for_gradient or self.looks_inside
+        self.for_gradient = for_gradient
+        tableau = plan.method.tableau  # type: ignore[attr-defined]
+        self.weights = coefficients(tableau, problem.y0.dtype, problem.y0.device).weights
+        self.loop: Loop | None = None
+        self.parts: list[Part] = []
+        self.found: list[Found | None] = []
         self.pieces: list[StepPolynomials] = []
 
-    def take(self, new: Written) -> None:
-        if not len(new):
-            return
-        if self.plan.dense:
-            self.pieces.append(polynomials(new, self.weights))
-        if self.times is None:
-            self.t.append(new.t1.squeeze(1))
-            self.y.append(new.y1.squeeze(1))
-        else:
-            found = values_at(new, self.times, self.weights)
-            self.t.append(found.t)
-            self.y.append(found.values)
+    def start(self) -> None:
+        self.starts = len(self.trajectory.knots)
+
+    def take(self, part: Part) -> None:
+        found = None
+        if self.wanted and int(part.end.slot):
+            new = written(self.layout, part)
+            if self.times is not None:
+                found = values_at(new, self.times, self.weights)
+            elif not isinstance(self.plan.save, EndOnly):
+                found = ends_of(new)
+            if self.plan.dense:
+                self.pieces.append(polynomials(new, self.weights))
+        self.found.append(found)
+        if self.for_gradient:
+            self.parts.append(part)
 
     def finish(self) -> None:
-        empty = self.problem.y0[:0].detach()
-        self.trajectory.known = (
-            torch.cat([*self.t, torch.empty(0, dtype=torch.float64)]), torch.cat([*self.y, empty]),
-        )  # fmt: skip
+        trajectory = self.trajectory
+        found = [x for x in self.found if x is not None]
+        first = torch.tensor([o.t for o in trajectory.outputs], dtype=torch.float64)
+        states = [*trajectory.knots, trajectory.end[:0], *(x.values for x in found)]
+        trajectory.known = torch.cat([first, *(x.t for x in found)]), torch.cat(states)
         if self.pieces:
-            self.trajectory.polynomials = StepPolynomials(
-                torch.cat([p.t0 for p in self.pieces]), torch.cat([p.dt for p in self.pieces]),
-                torch.cat([p.coefficients for p in self.pieces]),
-            )  # fmt: skip
+            columns = zip(*((p.t0, p.dt, p.coefficients) for p in self.pieces))
+            trajectory.polynomials = StepPolynomials(*(torch.cat(x) for x in columns))
 
 
 class StepByStep:
-    """The bookkeeping of the eager runner, step by step: events, and tapes for gradients."""
+    """The bookkeeping of the eager runner, step by step: events, and tapes for other gradients."""
 
-    wanted = True
+    wanted = slopes = looks_inside = True
 
     def __init__(self, problem: Problem, plan: Plan, out: Run):
         self.problem, self.plan, self.out = problem, plan, out
-        self.detector = watch_for_events(problem, plan, out.state)
-        self.looks_inside = True
-        self.weights = coefficients(plan.method.tableau, problem.y0.dtype, problem.y0.device).weights  # type: ignore[attr-defined]
+        self.loop: Any = None
 
-    def take(self, new: Written) -> None:
-        state, plan = self.out.state, self.plan
-        fsal = plan.method.tableau.fsal  # type: ignore[attr-defined]
-        stages = len(plan.method.tableau.b)  # type: ignore[attr-defined]
-        for t, t1, y0, y1, k in zip(new.t.flatten().tolist(), new.t1.flatten().tolist(), new.y0, new.y1, new.k):
-            k = k.squeeze(1)
+    def start(self) -> None:
+        self.detector = watch_for_events(self.problem, self.plan, self.out.state)
+
+    def take(self, part: Part) -> None:
+        state, plan, new = self.out.state, self.plan, written(self.problem.layout, part)
+        tableau = plan.method.tableau  # type: ignore[attr-defined]
+        weights = coefficients(tableau, self.problem.y0.dtype, self.problem.y0.device).weights
+        stages, fsal = len(tableau.b), tableau.fsal
+        if part.restarts:
+            state.history, state.ready = (), False
+        times = zip(new.t.flatten().tolist(), new.t1.flatten().tolist())
+        for (t, t1), y0, y1, k in zip(times, new.y0, new.y1, new.k.squeeze(2)):
             end_slope = ((t1, k[stages - 1 : stages].clone()),) if fsal else ()
-            step = Step(y1, k, self.weights, None, end_slope, ready=fsal)
             span = OneSpan(t, t1, plan.limits._last(t1), plan.limits._first(t), t1 - t)
             taken = TakenStep(
-                self.problem, plan, span, self.problem.timed(span), y0, state.history, state.ready, step,
-                looked_into=bool(len(k) > stages),
+                self.problem, plan, span, self.problem.timed(span), y0, state.history, state.ready,
+                Step(y1, k, weights, None, end_slope, ready=fsal), looked_into=len(k) > stages,
             )  # fmt: skip
             state.t, state.y = t1, y1
             entry = keep(taken, self.out.trajectory, plan, state, self.detector)
@@ -185,3 +231,6 @@ class StepByStep:
 
     def finish(self) -> None:
         pass
+
+
+

@@ -36,6 +36,7 @@ class Form:
         by_rows: rows have steps of their own; ``couple``: but take the same ones.
         norm: ``rms`` or ``max``.
         looks_inside: the interpolant's extra stages are wanted.
+        slopes: slopes are written down, too.
         slots: how many accepted steps are written down before the loop comes back; 0: none are.
         turned: time runs backwards (of some rows).
     """
@@ -49,6 +50,7 @@ class Form:
     couple: bool
     norm: str
     looks_inside: bool
+    slopes: bool
     slots: int
     turned: bool
 
@@ -129,6 +131,11 @@ def extra_stages(form: Form) -> tuple[tuple[float, ...], tuple[tuple[float, ...]
     return (tuple(map(float, dense.c)), tuple(tuple(map(float, row)) for row in dense.a)) if form.looks_inside else ((), ())
 
 
+def stage_count(form: Form) -> int:
+    """How many slopes a step has, those for its interpolant included."""
+    return len(form.tableau.b) + len(extra_stages(form)[0])
+
+
 def slopes(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: State) -> tuple[Tensor, ...]:
     """``f`` at times inside the library, in working precision."""
     t = torch.minimum(torch.maximum(t, fixed.first), fixed.last)
@@ -198,7 +205,7 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
     ratio = ratio_of(form, fixed, h, at.ys, y1, found)
     verdict = form.controller.judge_rows(ratio, h, at.memory, form.error_order)
     accepted = verdict.accepted & running
-    proposed = verdict.dt if form.controller.adaptive else dt
+    proposed = torch.where(running, verdict.dt, dt) if form.controller.adaptive else dt
     landed = accepted & (t1 < t + dt)  # a step that was cut to land somewhere says nothing against its proposal
     proposed = torch.where(landed, torch.maximum(proposed, dt), proposed)
     attempted = at.attempted + running
@@ -208,7 +215,7 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
     after = Carry(
         go=(code == RUNNING).any(),
         t=torch.where(accepted, t1, t),
-        dt=torch.where(code == RUNNING, proposed, 0.0) if form.by_rows else proposed,
+        dt=proposed,
         ys=chosen(accepted, y1, at.ys),
         ks=chosen(accepted, k1, at.ks),
         memory=tuple(torch.where(running, new, old) for new, old in zip(verdict.memory, at.memory)),

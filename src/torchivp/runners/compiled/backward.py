@@ -1,0 +1,112 @@
+"""The steps of a compiled loop taken again, from last to first, as one function of tensors: the exact gradient of what it computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop
+
+from .program import Record
+from .pure import Pure
+from .step import Fixed, Form, State, slopes, stage_count, stages, wide
+
+
+class Adjoint(NamedTuple):
+    """Derivatives of the loss: by the state ``ys`` and the slope ``ks`` where a step begins, and by the tensors that ``f`` holds."""
+
+    ys: tuple[Tensor, ...]
+    ks: tuple[Tensor, ...]
+    held: tuple[Tensor, ...]
+
+
+class Given(NamedTuple):
+    """Derivatives by what was written down: the states where the steps begin ``[slots, *batch, ...]``, and all slopes
+    ``[slots, stages, *batch, ...]``."""
+
+    ys: tuple[Tensor, ...]
+    ks: tuple[Tensor, ...]
+
+
+Backward = Callable[[Tensor, Adjoint, "Given | None", Record, Fixed, State], Adjoint]
+
+
+def make_backward(form: Form, pure: Pure, wanted: tuple[int, ...]) -> Backward:
+    """``backward(n, adjoint, given, record, fixed, held)``: from behind ``n`` steps to before the first of them.
+
+    Args:
+        wanted: numbers of the held tensors whose gradients are wanted.
+    """
+
+    def backward(
+        n: Tensor, behind: Adjoint, given: Given | None, record: Record, fixed: Fixed, held: State
+    ) -> Adjoint:
+        leaves = len(behind.ys)
+
+        def more(i: Tensor, *now: Tensor) -> Tensor:
+            return i > 0
+
+        def once(i: Tensor, *now: Tensor) -> tuple[Tensor, ...]:
+            at = (i - 1).reshape(1)
+            adjoint = Adjoint(now[:leaves], now[leaves : 2 * leaves], now[2 * leaves :])
+            before = step_back(form, pure, wanted, adjoint, picked(given, at), picked(record, at), fixed, held)
+            return (i - 1, *before.ys, *before.ks, *before.held)
+
+        start = (n.clone(), *(x.clone() for part in behind for x in part))
+        _, *end = while_loop(more, once, start)
+        return Adjoint(tuple(end[:leaves]), tuple(end[leaves : 2 * leaves]), tuple(end[2 * leaves :]))
+
+    return backward
+
+
+def picked(stacked: Any, at: Tensor) -> Any:
+    """The entries of one slot."""
+    if stacked is None:
+        return None
+    return type(stacked)(
+        *(tuple(x.index_select(0, at)[0] for x in part) if isinstance(part, tuple) else part.index_select(0, at)[0] for part in stacked)
+    )
+
+
+def step_back(
+    form: Form, pure: Pure, wanted: Sequence[int], behind: Adjoint, given: Given | None, taken: Record, fixed: Fixed, held: State
+) -> Adjoint:
+    """The derivatives where a step begins, from those where it ends; rows that did not take it keep theirs."""
+    accepted = taken.accepted
+    t1 = torch.where(accepted, taken.t1, taken.t)
+    h = t1 - taken.t
+    leaves = len(behind.ys)
+
+    def again(ys: State, ks: State, some: State) -> tuple[State, State, list[State]]:
+        all_held = list(held)
+        for i, x in zip(wanted, some):
+            all_held[i] = x
+        found, y1 = stages(form, pure, fixed, all_held, t1, h, ys, ks)
+        k1 = found[len(form.tableau.b) - 1] if form.tableau.fsal else slopes(form, pure, fixed, all_held, t1, y1)
+        return tuple(y1), tuple(k1), [tuple(k) for k in found]
+
+    def where_taken(xs: State) -> tuple[Tensor, ...]:
+        return tuple(torch.where(wide(accepted, x), x, 0.0) for x in xs)
+
+    _, vjp = torch.func.vjp(again, taken.ys, slopes_at_start(taken), [held[i] for i in wanted])
+    at_stages = [
+        tuple(torch.zeros_like(y) if given is None else given.ks[i][s] for i, y in enumerate(taken.ys))
+        for s in range(stage_count(form))
+    ]
+    at_ys, at_ks, at_held = vjp((where_taken(behind.ys), where_taken(behind.ks), at_stages))
+    kept = (torch.where(wide(accepted, x), 0.0, x) for x in behind.ys)
+    kept_ks = (torch.where(wide(accepted, x), 0.0, x) for x in behind.ks)
+    direct = given.ys if given is not None else (0.0,) * leaves
+    return Adjoint(
+        tuple(a + b + c for a, b, c in zip(at_ys, kept, direct)),
+        tuple(a + b for a, b in zip(at_ks, kept_ks)),
+        tuple(total + new for total, new in zip(behind.held, at_held)),
+    )
+
+
+def slopes_at_start(taken: Record) -> tuple[Tensor, ...]:
+    return tuple(k[0] for k in taken.ks)
+
+

@@ -1,0 +1,140 @@
+"""The gradient of a compiled solve: the calls of its loop, gone through backwards in compiled calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import GradientError
+from ...problem import Problem
+from ...state import Layout
+from .backward import Adjoint, Backward, Given, make_backward
+from .compile import compiled
+from .march import Loop, Part, Written, written
+from .outputs import Found, at
+from .program import Record
+from .setup import leaves_of, rows_of
+from .step import slopes
+
+
+class Outcome:
+    """What is differentiated of a solve: outputs ``values [M, D]`` and last states ``end [1, B * D]``, which have no graph yet.
+
+    Args:
+        problem, loop: of the solve.
+        parts: the calls of the loop.
+        found: the outputs in each of them.
+        end: the last states.
+        weights: of the interpolant.
+    """
+
+    def __init__(
+        self, problem: Problem, loop: Loop, parts: list[Part], found: list[Found | None], end: Tensor, weights: Tensor
+    ):
+        self.problem, self.loop, self.parts, self.found = problem, loop, parts, found
+        self.values = torch.cat([end.reshape(problem.layout.rows, -1)[:0], *(x.values for x in found if x is not None)])
+        self.end, self.weights = end, weights
+        self.held = loop.seen.held
+        self.wanted = tuple(i for i, x in enumerate(self.held) if x.requires_grad)
+
+    def attached(self) -> tuple[Tensor, Tensor]:
+        """Values and end with their gradient."""
+        return Solved.apply(self, self.problem.y0, *(self.held[i] for i in self.wanted))
+
+    def backward(self, at_values: Tensor, at_end: Tensor, held: Sequence[Tensor]) -> list[Tensor]:
+        """Derivatives by ``y0`` and the wanted tensors, from those by values and end."""
+        layout = self.problem.layout
+        ys = leaves_of(layout, at_end)
+        adjoint = Adjoint(
+            ys, tuple(torch.zeros_like(y) for y in ys), tuple(torch.zeros_like(held[i]) for i in self.wanted)
+        )
+        rest = at_values.split([0 if x is None else len(x.t) for x in self.found])
+        for part, found, cotangent in reversed(list(zip(self.parts, self.found, rest))):
+            adjoint = self.through(part, found, cotangent, adjoint, held)
+        return [rows_of(layout, adjoint.ys).reshape(1, -1), *adjoint.held]
+
+    def through(
+        self, part: Part, found: Found | None, cotangent: Tensor, behind: Adjoint, held: Sequence[Tensor]
+    ) -> Adjoint:
+        """From behind one call of the loop to before it."""
+        given = None
+        if found is not None and len(found.t):
+            new = written(self.problem.layout, part)
+            at_y0, at_y1, at_k = by_steps(new, found, self.weights, cotangent)
+            at_y0[1:] += at_y1[:-1]
+            last = leaves_of(self.problem.layout, at_y1[-1])
+            behind = behind._replace(ys=tuple(a + b for a, b in zip(behind.ys, last)))
+            given = filled(self.problem.layout, part.record, at_y0, at_k)
+        before = self.program()(part.end.slot, behind, given, part.record, part.fixed, held)
+        return self.through_slope(part, before, held) if part.restarts else before
+
+    def program(self) -> Backward:
+        programs, key = self.loop.seen.pure.programs, ("backward", self.loop.form, self.wanted)
+        if key not in programs:
+            backward = make_backward(self.loop.form, self.loop.seen.pure, self.wanted)
+            programs[key] = compiled(backward, "the_gradient_of_a_solve")
+        return programs[key]
+
+    def through_slope(self, part: Part, behind: Adjoint, held: Sequence[Tensor]) -> Adjoint:
+        """The slope where a part begins is a function of the state there."""
+        ys = [y[0].detach().requires_grad_() for y in part.record.ys]
+        all_held = list(held)
+        for i in self.wanted:
+            all_held[i] = held[i].detach().requires_grad_()
+        by = [*ys, *(all_held[i] for i in self.wanted)]
+        with torch.enable_grad():
+            ks = slopes(self.loop.form, self.loop.seen.pure, part.fixed, all_held, part.record.t[0], ys)
+        pairs = [(k, a) for k, a in zip(ks, behind.ks) if k.requires_grad]
+        if not pairs:
+            return behind
+        found = torch.autograd.grad(
+            [k for k, _ in pairs], by, [a for _, a in pairs], allow_unused=True, materialize_grads=True
+        )
+        n = len(ys)
+        return Adjoint(
+            tuple(a + b for a, b in zip(behind.ys, found[:n])),
+            tuple(torch.zeros_like(k) for k in behind.ks),
+            tuple(a + b for a, b in zip(behind.held, found[n:])),
+        )
+
+
+class Solved(torch.autograd.Function):
+    """Puts the backward pass of a solve into the graph: values in, the same values out."""
+
+    @staticmethod
+    def forward(ctx: Any, outcome: Outcome, y0: Tensor, *wanted: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.outcome = outcome
+        ctx.save_for_backward(*outcome.held)
+        return outcome.values, outcome.end
+
+    @staticmethod
+    def backward(ctx: Any, at_values: Tensor, at_end: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise GradientError(
+                "The gradient of a compiled solve has no derivative (create_graph=True). Write runner='eager', where "
+                "gradient='discrete' and 'direct' have all of them."
+            )
+        return (None, *ctx.outcome.backward(at_values, at_end, ctx.saved_tensors))
+
+
+def by_steps(new: Written, found: Found, weights: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Derivatives by the steps' starts, ends and slopes, from those by outputs in them."""
+    y0, y1, k = (x.detach().requires_grad_() for x in (new.y0, new.y1, new.k))
+    with torch.enable_grad():
+        values = at(new._replace(y0=y0, y1=y1, k=k), found.rows, found.slots, found.t, weights)
+    return torch.autograd.grad(values, (y0, y1, k), cotangent)
+
+
+def filled(layout: Layout, record: Record, at_y0: Tensor, at_k: Tensor) -> Given:
+    """Derivatives by rows in the form of the record; zero in the slots that were not used."""
+
+    def spread(like: Sequence[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
+        out = tuple(torch.zeros_like(x) for x in like)
+        for x, part in zip(out, rows.split(layout.widths, dim=-1)):
+            x[: len(rows)] = part.reshape(len(rows), *x.shape[1:])
+        return out
+
+    return Given(spread(record.ys, at_y0), spread(record.ks, at_k))

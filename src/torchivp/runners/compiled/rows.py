@@ -1,0 +1,263 @@
+"""Many rows through the compiled loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...autocast import without_autocast
+from ...collectives import without_collectives
+from ...methods.base import Step
+from ...methods.explicit_rk import coefficients
+from ...per_sample.events import RowDetector
+from ...per_sample.loop import CODES, RUNNING, RowsState, RowsTaken, begin, start
+from ...per_sample.problem import RowsProblem
+from ...per_sample.saving import RowEnds, RowSteps, RowTimes
+from ...per_sample.trajectory import RowTrajectory, Values
+from ...plan import Plan
+from ...solution import Status
+from ...span import RowSpan, spread
+from ...trajectory import Start, Tape
+from ..eager import UNKNOWN, KnownSlope, Run
+from ..rows import caught, counters, finished, first_outputs, keep
+from .gradient import Outcome
+from .march import Loop, Part, refuse_lost_gradient, written
+from .outputs import Found, ends_of, values_at
+from .setup import carry_of, check, fixed_of, rows_of
+from .step import SUCCESS, Carry
+
+
+@dataclass
+class CompiledState(RowsState):
+    """Where the rows stand, as the compiled loop says.
+
+    Attributes:
+        codes, attempts: status and attempted steps of every row, ``[B]``; what stands in ``ends`` came later and counts.
+    """
+
+    codes: Tensor | None = None
+    attempts: Tensor | None = None
+
+    @property
+    def code(self) -> Tensor:
+        code = torch.full_like(self.accepted, RUNNING) if self.codes is None else self.codes.clone()
+        for rows, _, number in self.ends:
+            code[rows] = number
+        return code
+
+    @property
+    def attempted(self) -> Tensor:
+        attempted = torch.zeros_like(self.accepted) if self.attempts is None else self.attempts.clone()
+        for rows, after, _ in self.ends:
+            attempted[rows] = after
+        return attempted
+
+
+def run(
+    problem: RowsProblem, plan: Plan, *, new_tape: Callable[[], Tape] | None = None, known: KnownSlope = UNKNOWN
+) -> Run:
+    """What ``rows.run`` does, in compiled calls of many steps."""
+    out = begun(problem, plan, known)
+    out.tape = None if new_tape is None else new_tape()
+    step_by_step = out.tape is not None or bool(plan.events) or plan.dense
+    solve(problem, plan, out, StepByStep(problem, plan, out) if step_by_step else AtOnce(problem, plan, out))
+    return finished(problem, out, out.state)
+
+
+def with_gradient(problem: RowsProblem, plan: Plan) -> Run | None:
+    """The same with the gradient of ``discrete``, backwards in compiled calls, too; None if that cannot be."""
+    if plan.events or plan.dense or problem.clock.times is not None:
+        return None
+    with torch.no_grad():
+        frozen: Any = problem.frozen()
+        out = begun(frozen, plan, UNKNOWN)
+        writer = AtOnce(frozen, plan, out, for_gradient=True)
+        solve(frozen, plan, out, writer)
+        out = finished(frozen, out, out.state)
+    trajectory = out.trajectory
+    if trajectory.knots:
+        trajectory.knots[0] = problem.y0
+    if writer.loop is None:
+        trajectory.end = out.state.y = problem.y0
+        return out
+    outcome = Outcome(problem, writer.loop, writer.parts, writer.found, out.state.y, writer.weights)
+    if problem.y0.requires_grad or outcome.wanted:
+        values, trajectory.end = outcome.attached()
+        out.state.y, out.recorded = trajectory.end, True
+        parts = iter(values.split([len(o.t) for o in trajectory.outputs if isinstance(o, Values)]))
+        trajectory.outputs = [o._replace(values=next(parts)) if isinstance(o, Values) else o for o in trajectory.outputs]
+    return out
+
+
+def begun(problem: RowsProblem, plan: Plan, known: KnownSlope) -> Run:
+    check(problem, plan)
+    state = CompiledState(**vars(begin(problem)))
+    state.slope, state.slope_draws = known
+    return Run(state, first_outputs(problem, plan))
+
+
+@without_autocast
+@without_collectives
+def solve(problem: RowsProblem, plan: Plan, out: Run, writer: AtOnce | StepByStep) -> None:
+    """From the starts to the ends."""
+    state: CompiledState = out.state
+    with caught(plan, state):
+        start(problem, plan, state)
+        if not state.alive:
+            return
+        writer.start()
+        writer.loop = loop = Loop(
+            problem, plan, writes=writer.wanted, slopes=writer.slopes, looks_inside=writer.looks_inside
+        )
+        refuse_lost_gradient(problem, loop)
+        for part in march(loop, problem, plan, state):
+            writer.take(part)
+            writer.read_back(part.end)
+        blame(problem, plan, state)
+        state.dt = torch.zeros_like(state.dt)
+
+
+def march(loop: Loop, problem: RowsProblem, plan: Plan, state: CompiledState) -> Iterator[Part]:
+    """The calls of the compiled loop, part by part: ``f`` is asked afresh where it jumps."""
+    limits = plan.limits
+    while state.alive:
+        end = limits.end
+        if limits.jumps is not None:
+            ahead = torch.where(limits.jumps > state.t.unsqueeze(1), limits.jumps, torch.inf).amin(1)
+            end = torch.minimum(end, ahead)
+        if state.slope is None:
+            span = limits.cut(state.t, torch.where(state.running, state.dt, 0.0), state.frozen)
+            state.slope = problem.field.start_slope(span, state.y)
+        fixed = fixed_of(problem, plan, end, limits._first(state.t), limits._last(end))
+        begin_with = carry_of(problem, plan, state, state.slope)._replace(tries=torch.tensor(state.tries))
+        yield from loop.march(begin_with, fixed)
+        state.slope = None
+        state.running = (state.code == SUCCESS) & (state.t < limits.end)
+        state.alive = int(state.running.sum())
+        if state.alive and state.codes is not None:
+            state.codes = torch.where(state.running, RUNNING, state.codes)
+
+
+def read_back(problem: RowsProblem, state: CompiledState, at: Carry) -> None:
+    """Sizes, statuses and counters as the loop left them."""
+    rows = problem.layout.rows
+    state.dt, state.tries = at.dt.reshape(rows), int(at.tries)
+    state.memory = tuple(x.reshape(rows) for x in at.memory)
+    state.codes, state.attempts = at.code.reshape(rows), at.attempted.reshape(rows)
+
+
+def blame(problem: RowsProblem, plan: Plan, state: CompiledState) -> None:
+    """What the rows failed at: the attempt is made again, where their messages can look at it."""
+    code = state.code
+    bad = [n for n in code.unique().tolist() if not CODES[n].success and n != RUNNING and CODES[n] is not Status.NONFINITE_STATE]
+    if not bad:
+        return
+    rows = torch.stack([code == n for n in bad]).any(0) & torch.tensor(True)
+    rows = rows & torch.tensor([b not in state.failed for b in range(len(code))])
+    span = plan.limits.cut(state.t, torch.where(rows, state.dt, 0.0))
+    before = problem.field.evaluations
+    step = plan.method.step(problem.field, span, state.y, ((state.t, problem.field.start_slope(span, state.y)),))
+    problem.field.evaluations = before
+    ends, state.running = list(state.ends), rows
+    state.fail(rows, Status.MAX_STEPS, step)
+    state.ends = ends
+
+
+class AtOnce:
+    """Outputs of many steps at once, where nobody needs the steps themselves.
+
+    Args:
+        for_gradient: a backward pass follows.
+    """
+
+    def __init__(self, problem: RowsProblem, plan: Plan, out: Run, for_gradient: bool = False):
+        self.problem, self.plan = problem, plan
+        self.state: CompiledState = out.state
+        self.trajectory: RowTrajectory = out.trajectory
+        self.times = plan.save.inside if isinstance(plan.save, RowTimes) else None
+        inside = self.times is not None and self.times.shape[1] > 0
+        self.wanted = for_gradient or inside or isinstance(plan.save, RowSteps)
+        self.looks_inside, self.slopes, self.for_gradient = inside, for_gradient or inside, for_gradient
+        tableau = plan.method.tableau  # type: ignore[attr-defined]
+        self.weights = coefficients(tableau, problem.y0.dtype, problem.y0.device).weights
+        self.loop: Loop | None = None
+        self.parts: list[Part] = []
+        self.found: list[Found | None] = []
+
+    def start(self) -> None:
+        pass
+
+    def take(self, part: Part) -> None:
+        found = None
+        if self.wanted and int(part.end.slot) and not isinstance(self.plan.save, RowEnds):
+            new, counts = written(self.problem.layout, part), self.trajectory.counts
+            found = ends_of(new) if self.times is None else values_at(new, self.times, self.weights)
+            columns = found.columns + (counts[found.rows] if self.times is None else 1)
+            self.trajectory.outputs.append(Values(found.values, found.rows, columns, found.t))
+            self.trajectory.counts = counts + torch.bincount(found.rows, minlength=len(counts))
+        self.found.append(found)
+        if self.for_gradient:
+            self.parts.append(part)
+
+    def read_back(self, at: Carry) -> None:
+        state, layout = self.state, self.problem.layout
+        read_back(self.problem, state, at)
+        state.t, state.y = at.t.reshape(layout.rows), rows_of(layout, at.ys).reshape(1, -1)
+        state.accepted = at.accepted.reshape(layout.rows)
+        self.trajectory.end_time = state.t
+
+
+class StepByStep:
+    """The bookkeeping of the eager runner, step by step: events, dense output, tapes for gradients."""
+
+    wanted = slopes = looks_inside = True
+
+    def __init__(self, problem: RowsProblem, plan: Plan, out: Run):
+        self.problem, self.plan, self.out = problem, plan, out
+        self.loop: Any = None
+        self.handed: Any = ((), False)
+
+    def start(self) -> None:
+        events, problem = self.plan.events, self.problem
+        self.detector = RowDetector(events, problem, self.out.state) if events else None
+
+    def take(self, part: Part) -> None:
+        problem, plan, state, new = self.problem, self.plan, self.out.state, written(self.problem.layout, part)
+        tableau = plan.method.tableau  # type: ignore[attr-defined]
+        weights = coefficients(tableau, problem.y0.dtype, problem.y0.device).weights
+        if part.restarts:
+            self.handed = ((), False)
+        stages, width = len(tableau.b), problem.layout.size
+        for n in range(new.steps):
+            t, t1 = new.t[n], new.t1[n]
+            accepted = new.accepted[n] & state.running
+            k = new.k[n].reshape(-1, width)
+            y0, y1 = state.y, new.y1[n].reshape(1, width)
+            last, first = plan.limits._last(t1), plan.limits._first(t)
+            span = RowSpan(t, t1, t1 - t, spread(t1 - t, y0), last, first, state.frozen).taken_by(accepted)
+            timed = problem.timed(span)
+            history, ready = self.handed
+            end_slope = ((t1, k[stages - 1 : stages].clone()),) if tableau.fsal else ()
+            step = Step(y1, k, weights, None, end_slope, ready=tableau.fsal)
+            taken = RowsTaken(
+                problem, plan, span, timed, y0, history, ready, ((timed.t, k[:1]),), step, span.choose(y1, y0),
+                looked_into=len(k) > stages,
+            )  # fmt: skip
+            state.t, state.y = torch.where(accepted, t1, state.t), taken.y1
+            state.tries = int(new.tries[n])
+            state.accepted = state.accepted + accepted
+            entry = keep(taken, self.out, plan, state, self.detector)
+            settled = taken.settled()
+            if self.out.tape is not None:
+                self.out.tape.add(entry, Start(taken.y0, taken.history), Start(settled.y1, settled.history))
+            self.handed = (settled.history, settled.ready)
+
+    def read_back(self, at: Carry) -> None:
+        stopped = list(self.out.state.ends)
+        read_back(self.problem, self.out.state, at)
+        for rows, _, number in stopped:
+            at.code.view(-1)[rows] = number  # the loop leaves them out from now on

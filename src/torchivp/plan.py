@@ -39,6 +39,7 @@ class Plan:
         interruptible: Ctrl-C ends the solve instead of raising.
         check_finite: fixed steps look for nan and inf (adaptive ones always do).
         watch: sees every attempt.
+        one_by_one: the trajectory has to hold the steps that contain outputs, because a gradient is attached to them.
         run, run_back, with_gradient: of the runner (see ``runners.Runner``).
     """
 
@@ -56,6 +57,7 @@ class Plan:
     interruptible: bool = False
     check_finite: bool = True
     watch: Watch | None = None
+    one_by_one: bool = False
     run: Callable[..., Any] = field(kw_only=True)
     run_back: Callable[..., Any] = field(kw_only=True)
     with_gradient: Callable[..., Any] | None = None

@@ -96,7 +96,8 @@ class BackwardGradient(Gradient):
             )
         backward = PASSES[type(problem)](self, problem, plan, inputs)
         with torch.no_grad():
-            out = plan.run(problem.frozen(), self.forward_plan(plan), new_tape=self.new_tape(), known=known)
+            forward = replace(self.forward_plan(plan), one_by_one=True)
+            out = plan.run(problem.frozen(), forward, new_tape=self.new_tape(), known=known)
         backward.attach(out)
         return out
 

@@ -37,7 +37,7 @@ def run(
     """What ``eager.run`` does, in compiled calls of many steps."""
     out = begun(problem, plan, known)
     out.tape = None if new_tape is None else new_tape()
-    step_by_step = out.tape is not None or bool(plan.events)
+    step_by_step = out.tape is not None or bool(plan.events) or plan.one_by_one
     solve(problem, plan, out, StepByStep(problem, plan, out) if step_by_step else AtOnce(problem, plan, out))
     return out
 

@@ -188,15 +188,15 @@ def _short(x: object) -> str:
 
 
 def check_monotone(t: Sequence[float], direction: int) -> None:
-    for i, (a, b) in enumerate(zip(t, t[1:])):
-        if len(t) == 2 and a == b:
-            break
-        if not a < b:
-            raise InputError(
-                f"t must be strictly increasing or strictly decreasing, but t[{i}]={direction * a:g} is followed by "
-                f"t[{i + 1}]={direction * b:g}. Sort the times and drop duplicates: `t = torch.unique(t)`."
-            )
-    if not all(np.isfinite(t)):
+    times = np.asarray(t)
+    wrong = np.flatnonzero(~(times[:-1] < times[1:]))
+    if len(wrong) and not (len(times) == 2 and times[0] == times[1]):
+        i = wrong[0]
+        raise InputError(
+            f"t must be strictly increasing or strictly decreasing, but t[{i}]={direction * times[i]:g} is followed by "
+            f"t[{i + 1}]={direction * times[i + 1]:g}. Sort the times and drop duplicates: `t = torch.unique(t)`."
+        )
+    if not np.isfinite(times).all():
         raise InputError("t holds nan or inf. Give finite times; to integrate until something happens, use `events`.")
 
 

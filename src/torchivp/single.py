@@ -97,7 +97,8 @@ def make_plan(
         raise InputError(f"dt={dt} is no step size. Give a positive number in the units of t; the direction follows t.")
     if rest["max_steps"] < 1:
         raise InputError(f"max_steps={rest['max_steps']} allows no step at all. Give a positive number.")
-    times = [problem.t0, *(t for t in problem.t if t > problem.t0)]
+    t0 = problem.t0
+    times = [t0, *(t for t in problem.t if t > t0)]
     limits = Limits(
         end=times[-1],
         stops=_inside(stop_times, "stop_times", problem),

@@ -13,7 +13,7 @@ from ...problem import Problem
 from ...state import Layout
 from .backward import Adjoint, Backward, Given, make_backward
 from .compile import compiled
-from .march import Loop, Part, Written, written
+from .march import Loop, Part, Written, shaping, written
 from .outputs import Found, at
 from .program import Record
 from .setup import leaves_of, rows_of
@@ -68,7 +68,9 @@ class Outcome:
             last = leaves_of(self.problem.layout, at_y1[-1])
             behind = behind._replace(ys=tuple(a + b for a, b in zip(behind.ys, last)))
             given = filled(self.problem.layout, part.record, at_y0, at_k)
-        before = self.program()(part.end.slot, behind, given, part.record, part.fixed, held)
+        before = self.program()(
+            part.end.slot, behind, given, part.record, part.fixed, held, like=shaping(part.end, part.fixed, held)
+        )
         return self.through_slope(part, before, held) if part.restarts else before
 
     def program(self) -> Backward:

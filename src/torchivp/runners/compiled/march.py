@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -82,12 +82,17 @@ class Loop:
             until = carry.tries + self.attempts
             began = time.perf_counter()
             with torch.no_grad():
-                carry = self.program(start, fixed, self.seen.held, record, until)
+                carry = self.program(start, fixed, self.seen.held, record, until, like=shaping(start, fixed, self.seen.held))
             made = int(carry.tries - start.tries)
             self.attempts = attempts_for(made, time.perf_counter() - began)
             self.problem.field.evaluations += made * evaluations_of(self.form)
             yield Part(record, fixed, carry, restarts)
             restarts = False
+
+
+def shaping(at: Carry, fixed: Fixed, held: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The tensors whose shapes differ from solve to solve."""
+    return (*at.ys, fixed.landings, *fixed.rtol, *fixed.atol, *held)
 
 
 def refuse_lost_gradient(problem: Problem, loop: Loop) -> None:
@@ -135,7 +140,7 @@ def evaluations_of(form: Form) -> int:
 
 def new_record(form: Form, layout: Layout, at: Carry) -> Record:
     """Room for the steps to come; only what is written to becomes memory."""
-    n, batch = form.slots, tuple(layout.batch)
+    n, batch = form.slots + form.unroll, tuple(layout.batch)  # the last turn may begin in the last slot
     stages = stage_count(form)
     return Record(
         torch.empty(n, *batch, dtype=torch.bool, device=layout.device),

@@ -49,7 +49,9 @@ def places(new: Written, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def at(new: Written, rows: Tensor, slots: Tensor, t: Tensor, weights: Tensor) -> Tensor:
-    """States ``[m, D]``; differentiable in everything but the places."""
+    """States ``[m, D]``; differentiable in everything but the places. Without slopes there are outputs at ends of steps alone."""
+    if new.k.shape[1] == 0:
+        return new.y1[slots, rows]
     start, end = new.t[slots, rows], new.t1[slots, rows]
     h = end - start
     theta = ((t - start) / h).to(weights.dtype)

@@ -10,19 +10,27 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-_SMALL = 8  # length of a sum up to which inductor writes out its terms instead of calling a library
+_SHORT = 8  # terms that inductor writes out instead of looping over them
+_FEW, _ROWS = 4_096, 4  # entries of a matrix and rows before it, for which calling a library costs more than the product
+
+
+def is_small(x: Tensor, matrix: Tensor, terms: int) -> bool:
+    """Whether ``x`` times the matrix is better written out."""
+    if terms <= _SHORT:
+        return True
+    return matrix.numel() <= _FEW and x.numel() <= _ROWS * terms
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b``."""
-    if not (1 <= a.dim() and b.dim() == 2 and b.shape[0] <= _SMALL and isinstance(b.shape[0], int)):
+    if a.dim() == 0 or b.dim() != 2 or not is_small(a, b, b.shape[0]):
         return a @ b
     return (a.unsqueeze(-1) * b).sum(-2)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias``."""
-    if weight.shape[1] > _SMALL:
+    if not is_small(x, weight, weight.shape[1]):
         return torch.nn.functional.linear(x, weight, bias)
     y = (x.unsqueeze(-2) * weight).sum(-1)
     return y if bias is None else y + bias

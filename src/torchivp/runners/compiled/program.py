@@ -62,12 +62,15 @@ def make_program(form: Form, pure: Pure) -> Program:
 
         def once(*now: Tensor) -> tuple[Tensor, ...]:
             at = put_together(now)
-            after, taken = attempt(form, pure, fixed, held, at)
-            room = after.tries < until
+            for _ in range(form.unroll):
+                before = at
+                at, taken = attempt(form, pure, fixed, held, before)
+                if record is not None:
+                    record.write(before.slot, at.tries, taken)
+            room = at.tries < until
             if record is not None:
-                record.write(at.slot, after.tries, taken)
-                room = room & (after.slot < form.slots)
-            return tuple(flat(after._replace(go=after.go & room))[0])
+                room = room & (at.slot < form.slots)
+            return tuple(flat(at._replace(go=at.go & room))[0])
 
         return put_together(while_loop(more, once, tuple(x.clone() for x in tensors)))
 

@@ -23,6 +23,7 @@ from ...tolerance import max_norm, rms_norm
 from ...transforms import recorded
 from .step import Carry, Fixed, Form
 
+_UNROLL, _TINY = 2, 64  # in states of so few numbers the turns of a loop cost more than the steps
 _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, and so many numbers
 
 
@@ -70,6 +71,7 @@ def form_of(problem: Problem, plan: Plan, *, slots: int, slopes: bool, looks_ins
         looks_inside=looks_inside,
         slopes=slopes,
         slots=slots,
+        unroll=_UNROLL if layout.size <= _TINY else 1,
         turned=bool((torch.as_tensor(problem.direction) < 0).any()),
     )
 

@@ -38,6 +38,7 @@ class Form:
         looks_inside: the interpolant's extra stages are wanted.
         slopes: slopes are written down, too.
         slots: how many accepted steps are written down before the loop comes back; 0: none are.
+        unroll: attempts in one turn of the loop.
         turned: time runs backwards (of some rows).
     """
 
@@ -52,6 +53,7 @@ class Form:
     looks_inside: bool
     slopes: bool
     slots: int
+    unroll: int
     turned: bool
 
 
@@ -222,7 +224,7 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
         code=code,
         attempted=attempted,
         accepted=at.accepted + accepted,
-        tries=at.tries + 1,
+        tries=at.tries + running.any(),
         slot=at.slot + accepted.any(),
     )
     return after, Taken(accepted, t, t1, at.ys, found)

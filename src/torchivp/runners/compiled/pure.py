@@ -80,15 +80,25 @@ class Tracer:
         self.traced = torch.compile(own, backend=self._backend, fullgraph=True)
 
     def _backend(self, graph: fx.GraphModule, example: list[Any]) -> Callable[..., Any]:
-        number = len(self.graphs)
-        self.graphs.append(graph)
+        used = without_unused_numbers(graph)
+        number = self._number_of(graph)
 
         def run(*inputs: Any) -> Any:
+            inputs = tuple(x for x, wanted in zip(inputs, used) if wanted)
             out = graph.forward(*inputs)
             self.last = (number, inputs, out)
             return out
 
         return run
+
+    def _number_of(self, graph: fx.GraphModule) -> int:
+        """The number of this graph; that of an equal one where torch traced again for what the graph does not use."""
+        plain = not any(node.op in ("get_attr", "call_module") for node in graph.graph.nodes)
+        for number, other in enumerate(self.graphs):
+            if plain and other.code == graph.code:
+                return number
+        self.graphs.append(graph)
+        return len(self.graphs) - 1
 
     def __call__(self, f: Callable[..., Any], t: Tensor, y: PyTree, args: tuple[PyTree, ...]) -> Seen:
         """Evaluate ``f`` once, and say what it is."""
@@ -122,6 +132,17 @@ class Tracer:
         raise InputError(f"f closes over the number {x}, which changes from call to call. Hand it over as a tensor in args.")
 
 
+def without_unused_numbers(graph: fx.GraphModule) -> list[bool]:
+    """Take out numbers that the graph gets and does not use (counters of calls); which of its arguments are left."""
+    places = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    used = [bool(node.users) or isinstance(node.meta["example_value"], Tensor) for node in places]
+    for node, wanted in zip(places, used):
+        if not wanted:
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return used
+
+
 def _call(f: Callable[..., Any], t: Tensor, y: PyTree, args: tuple[PyTree, ...]) -> PyTree:
     return f(t, y, *args)
 
@@ -153,10 +174,10 @@ def _result(x: Any, t: Tensor, ys: list[Tensor], held: list[Tensor], out: Sequen
 
 @contextmanager
 def tracing() -> Iterator[None]:
-    """Numbers that ``f`` closes over are constants, and many different functions may share code."""
+    """Numbers that ``f`` closes over are constants (counters of its calls excepted), and many functions may share code."""
     import torch._dynamo.config as config
 
-    with config.patch(specialize_float=True, recompile_limit=64):  # type: ignore[attr-defined]
+    with config.patch(specialize_float=True, allow_unspec_int_on_nn_module=True, recompile_limit=64):  # type: ignore[attr-defined]
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -80,13 +81,13 @@ class Tracer:
         self.traced = torch.compile(own, backend=self._backend, fullgraph=True)
 
     def _backend(self, graph: fx.GraphModule, example: list[Any]) -> Callable[..., Any]:
-        used = without_unused_numbers(graph)
-        number = self._number_of(graph)
+        tensors, used = tensors_alone(graph)
+        number = self._number_of(tensors)
 
         def run(*inputs: Any) -> Any:
-            inputs = tuple(x for x, wanted in zip(inputs, used) if wanted)
             out = graph.forward(*inputs)
-            self.last = (number, inputs, out)
+            given = [x for x, wanted in zip(inputs, used) if wanted]
+            self.last = (number, given, [x for x in out if isinstance(x, Tensor)])
             return out
 
         return run
@@ -132,15 +133,21 @@ class Tracer:
         raise InputError(f"f closes over the number {x}, which changes from call to call. Hand it over as a tensor in args.")
 
 
-def without_unused_numbers(graph: fx.GraphModule) -> list[bool]:
-    """Take out numbers that the graph gets and does not use (counters of calls); which of its arguments are left."""
-    places = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    used = [bool(node.users) or isinstance(node.meta["example_value"], Tensor) for node in places]
-    for node, wanted in zip(places, used):
-        if not wanted:
-            graph.graph.erase_node(node)
-    graph.recompile()
-    return used
+def tensors_alone(graph: fx.GraphModule) -> tuple[fx.GraphModule, list[bool]]:
+    """The graph without the numbers that it computes (counters of calls) and without arguments that only these need; and which
+    arguments are left."""
+    tensors = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    nodes = tensors.graph
+    (results,) = nodes.output_node().args
+    nodes.output_node().args = (tuple(x for x in results if isinstance(x.meta.get("example_value"), Tensor)),)
+    nodes.eliminate_dead_code()
+    used = []
+    for node in [node for node in nodes.nodes if node.op == "placeholder"]:
+        used.append(bool(node.users) or isinstance(node.meta["example_value"], Tensor))
+        if not used[-1]:
+            nodes.erase_node(node)
+    tensors.recompile()
+    return tensors, used
 
 
 def _call(f: Callable[..., Any], t: Tensor, y: PyTree, args: tuple[PyTree, ...]) -> PyTree:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from . import adjoint_evaluations, gradients, odenet, per_sample, readme, spiral, training
+from . import adjoint_evaluations, compiled, gradients, odenet, per_sample, readme, spiral, training
 from .common import arguments, measure
 
 BENCHMARKS = {
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "training": training.run,
     "gradients": gradients.run,
     "per_sample": per_sample.run,
+    "compiled": compiled.run,
 }
 
 

@@ -48,13 +48,19 @@ class Pure:
     """
 
     def __init__(self, graph: fx.GraphModule, arguments: tuple[Place, ...], results: tuple[Place, ...]):
-        self.graph = as_sums(graph)
+        self.graph, self.written = as_sums(graph), graph
         self.arguments, self.results = arguments, results
         self.programs: dict[Any, Any] = {}
 
     def __call__(self, t: Tensor, ys: Sequence[Tensor], held: Sequence[Tensor]) -> tuple[Tensor, ...]:
         out = self.graph(*[place.pick(t, ys, held) for place in self.arguments])
         return tuple(place.pick(t, ys, held, out) for place in self.results)
+
+    def as_written(self) -> Pure:
+        """The same with the operations that ``f`` itself calls, for loops that no compiler fuses."""
+        other = copy.copy(self)
+        other.graph = self.written
+        return other
 
 
 class Seen(NamedTuple):

@@ -106,8 +106,8 @@ def refuse_lost_gradient(problem: Problem, loop: Loop) -> None:
     """Raise instead of computing values without a gradient that somebody waits for."""
     if torch.is_grad_enabled() and (problem.y0.requires_grad or any(x.requires_grad for x in loop.seen.held)):
         raise InputError(
-            f"runner={loop.kind.name!r} cannot record a solve for gradient='direct'. Write gradient='discrete' (the same gradient), "
-            "or runner='eager'; without a gradient, wrap the solve in torch.no_grad()."
+            f"runner={loop.kind.name!r} cannot record a solve for gradient='direct'. Write gradient='discrete' (the same "
+            "gradient), or runner='eager'; without a gradient, wrap the solve in torch.no_grad()."
         )
 
 

@@ -156,8 +156,7 @@ def tensors_alone(graph: fx.GraphModule) -> tuple[fx.GraphModule, list[bool]]:
     return tensors, used
 
 
-def _call(f: Callable[..., Any], t: Tensor, y: PyTree, args: tuple[PyTree, ...]) -> PyTree:
-    return f(t, y, *args)
+_call = lambda f, t, y, args: f(t, y, *args)  # no def: run-time type checks would wrap it, and be traced
 
 
 def _nothing() -> tuple[()]:

@@ -6,7 +6,7 @@ The masks are those of the compiled loop; a superfluous attempt changes nothing.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -40,16 +40,20 @@ def make_repeated(form: Form, pure: Pure, k: int, captured: bool) -> Program:
     """
     lock, known = threading.Lock(), dict[Any, Repeated]()
 
-    def call(start: Carry, fixed: Fixed, held: State, record: Record | None, until: Tensor) -> Carry:
+    def call(
+        start: Carry, fixed: Fixed, held: State, record: Record | None, until: Tensor, like: Iterable[Tensor] = ()
+    ) -> Carry:
         inputs = Inputs(start, fixed, tuple(held), until)
         key = tuple((x.shape, x.dtype, x.device) for x in flatten(inputs)[0])
-        with lock, torch.inference_mode(False), torch.no_grad(), on_device_of(start):
-            if key not in known:
-                while len(known) >= _KEPT:
-                    del known[next(iter(known))]
-                known[key] = Repeated(form, pure.as_written(), k, captured, inputs, record)
-            known[key] = repeated = known.pop(key)  # the newest is the last
-            return repeated(inputs, record)
+        with lock, torch.no_grad(), on_device_of(start):
+            with torch.inference_mode(False):
+                if key not in known:
+                    while len(known) >= _KEPT:
+                        del known[next(iter(known))]
+                    known[key] = Repeated(form, pure.as_written(), k, captured, inputs, record)
+                known[key] = repeated = known.pop(key)  # the newest is the last
+                repeated.run(inputs)
+            return repeated.end(record)
 
     return call
 
@@ -76,9 +80,12 @@ class Repeated:
         self.warm_up()
         self.work = graph_of(self.attempts) if captured else self.attempts
 
-    def __call__(self, inputs: Inputs, record: Record | None) -> Carry:
+    def run(self, inputs: Inputs) -> None:
         self.load(flatten(inputs)[0])
         self.repeat()
+
+    def end(self, record: Record | None) -> Carry:
+        """Where the rows are; and what was written down, into this record."""
         end, spec = flatten(self.inputs.start)
         after: Carry = unflatten(spec, [x.clone() for x in end])
         if record is not None and self.record is not None:
@@ -199,8 +206,9 @@ def graph_of(work: Callable[[], None]) -> Callable[[], None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
-            f"runner='cuda_graph' cannot capture this solve: {(str(error).strip() or 'unknown error').splitlines()[0]} f must neither wait for the "
+            f"runner='cuda_graph' cannot capture this solve: {first.strip()} f must neither wait for the "
             f"device nor copy to it (.item(), .cpu(), torch.tensor([...], device=...)). Make such tensors beforehand, or write "
             f"runner='eager'."
         ) from error

@@ -311,12 +311,12 @@ def test_nothing_changes_where_the_flag_is_false(
     use(watched.kind)
     torchivp.solve(lambda t, y: -y * t.unsqueeze(-1), ROWS, TIMES, save="steps", runner="cuda_graph", batch_dims=1)
     program, (start, fixed, held, record, until) = watched.calls[0]
-    slots, slopes = len(record.t), tuple(torch.full_like(x, torch.nan) for x in start.ks)
+    slots, slopes = setup._SLOTS, tuple(torch.full_like(x, torch.nan) for x in start.ks)
     start = start._replace(go=torch.zeros_like(start.go), slot=start.slot + slots, ks=slopes)
     before = copy.deepcopy(watched.record.first(slots))
     after = program(start, fixed, held, record, until)
     leaves = torch.utils._pytree.tree_leaves
-    for now, then in zip(leaves((after, record)), leaves((start, before)), strict=True):
+    for now, then in zip(leaves((after, record.first(slots))), leaves((start, before)), strict=True):
         torch.testing.assert_close(now, then, rtol=0, atol=0, equal_nan=True)
 
 
@@ -344,6 +344,17 @@ def test_f_must_not_write_to_what_it_holds(use: Callable[[Kind], None]) -> None:
 
     with pytest.raises(InputError, match=r"writes (to|into)"):
         torchivp.solve(f, Y0, TIMES, runner="cuda_graph")
+
+
+def test_f_may_write_to_what_it_makes(use: Callable[[Kind], None]) -> None:
+    use(kind_of(3, captured=False))
+
+    def f(t: Tensor, y: Tensor) -> Tensor:
+        slope = torch.zeros_like(y)
+        slope.sub_(y)
+        return slope
+
+    same(*both(f, Y0, TIMES))
 
 
 # On a GPU

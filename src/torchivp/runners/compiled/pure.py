@@ -146,7 +146,7 @@ def tensors_alone(graph: fx.GraphModule) -> tuple[fx.GraphModule, list[bool]]:
     nodes = tensors.graph
     (results,) = nodes.output_node().args
     nodes.output_node().args = (tuple(x for x in results if isinstance(x.meta.get("example_value"), Tensor)),)
-    nodes.eliminate_dead_code()
+    nodes.eliminate_dead_code(is_impure_node=_has_effects)
     used = []
     for node in [node for node in nodes.nodes if node.op == "placeholder"]:
         used.append(bool(node.users) or isinstance(node.meta["example_value"], Tensor))
@@ -154,6 +154,11 @@ def tensors_alone(graph: fx.GraphModule) -> tuple[fx.GraphModule, list[bool]]:
             nodes.erase_node(node)
     tensors.recompile()
     return tensors, used
+
+
+def _has_effects(node: fx.Node) -> bool:
+    """Operations on tensors may write in place; fx knows that of few."""
+    return bool(node.is_impure()) or isinstance(node.meta.get("example_value"), Tensor)
 
 
 _call = lambda f, t, y, args: f(t, y, *args)  # no def: run-time type checks would wrap it, and be traced

@@ -1,9 +1,10 @@
-"""How the loop is executed. Tables of names; ``eager`` is plain PyTorch, ``compiled`` the whole loop as one program."""
+"""How the loop is executed. Tables of names; ``eager`` is plain PyTorch, ``compiled`` the whole loop as one program,
+``cuda_graph`` a few steps as one CUDA graph."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from . import compiled, rows
+from . import compiled, cuda_graph, rows
 from .eager import run
 
 
@@ -24,10 +25,12 @@ class Runner(NamedTuple):
 RUNNERS = {
     "eager": Runner(run, run),
     "compiled": Runner(compiled.single.run, run, compiled.single.with_gradient),
+    "cuda_graph": Runner(cuda_graph.run, run),
 }
 ROW_RUNNERS = {
     "eager": Runner(rows.run, rows.run),
     "compiled": Runner(compiled.rows.run, rows.run, compiled.rows.with_gradient),
+    "cuda_graph": Runner(cuda_graph.run_rows, rows.run),
 }
 COMPACT_RUNNERS = {"eager": Runner(rows.run_compacted, rows.run_compacted)}
 

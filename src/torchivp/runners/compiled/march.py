@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,13 @@ from .setup import form_of, leaves_of, rows_of, slots_for
 from .step import RUNNING, Carry, Fixed, Form, stage_count
 
 _FIRST, _SECONDS = 2_000, 0.25  # attempts in the first call; how long the others should take
+
+
+class Kind(NamedTuple):
+    """How a loop runs: name of the runner, and what makes its program (the same one for the same form and ``f``)."""
+
+    name: str
+    program_for: Callable[[Form, Pure], Program]
 
 
 class Written(NamedTuple):
@@ -57,7 +64,7 @@ class Loop:
     """A compiled loop for one problem.
 
     Args:
-        problem, plan: of the solve.
+        problem, plan: of the solve; ``kind``: of the loop.
         writes: the accepted steps are wanted; ``slopes``: with their slopes.
         looks_inside: and what their interpolants need.
 
@@ -65,12 +72,12 @@ class Loop:
         seen: ``f`` as a pure function, with the tensors it holds.
     """
 
-    def __init__(self, problem: Problem, plan: Plan, *, writes: bool, slopes: bool, looks_inside: bool):
-        self.problem = problem
+    def __init__(self, problem: Problem, plan: Plan, kind: Kind, *, writes: bool, slopes: bool, looks_inside: bool):
+        self.problem, self.kind = problem, kind
         slots = slots_for(problem, plan) if writes else 0
         self.form = form_of(problem, plan, slots=slots, slopes=slopes, looks_inside=looks_inside)
-        self.seen = look_at(problem)
-        self.program = program_for(self.form, self.seen.pure)
+        self.seen = look_at(problem, kind.name)
+        self.program = kind.program_for(self.form, self.seen.pure)
         self.attempts = _FIRST
 
     def march(self, carry: Carry, fixed: Fixed) -> Iterator[Part]:
@@ -99,12 +106,12 @@ def refuse_lost_gradient(problem: Problem, loop: Loop) -> None:
     """Raise instead of computing values without a gradient that somebody waits for."""
     if torch.is_grad_enabled() and (problem.y0.requires_grad or any(x.requires_grad for x in loop.seen.held)):
         raise InputError(
-            "runner='compiled' cannot record a solve for gradient='direct'. Write gradient='discrete' (the same gradient), or "
-            "runner='eager'; without a gradient, wrap the solve in torch.no_grad()."
+            f"runner={loop.kind.name!r} cannot record a solve for gradient='direct'. Write gradient='discrete' (the same "
+            "gradient), or runner='eager'; without a gradient, wrap the solve in torch.no_grad()."
         )
 
 
-def look_at(problem: Problem) -> Seen:
+def look_at(problem: Problem, name: str) -> Seen:
     """Trace ``f`` at the start of the solve."""
     layout, field = problem.layout, problem.field
     with torch.no_grad():
@@ -114,7 +121,7 @@ def look_at(problem: Problem) -> Seen:
     for k, shape, dtype in zip(seen.slopes, layout.shapes, layout.dtypes):
         if k.shape != shape or k.dtype != dtype:
             raise InputError(
-                f"runner='compiled' needs slopes of the very shape and dtype of the state, {tuple(shape)} and {dtype}, but f "
+                f"runner={name!r} needs slopes of the very shape and dtype of the state, {tuple(shape)} and {dtype}, but f "
                 f"returned {tuple(k.shape)} and {k.dtype}. Return such a tensor, or write runner='eager'."
             )
     return seen
@@ -125,6 +132,9 @@ def program_for(form: Form, pure: Pure) -> Program:
     if form not in pure.programs:
         pure.programs[form] = compiled(make_program(form, pure), "the_loop_of_a_solve")
     return pure.programs[form]
+
+
+COMPILED = Kind("compiled", program_for)
 
 
 def attempts_for(made: int, seconds: float) -> int:

@@ -48,13 +48,19 @@ class Pure:
     """
 
     def __init__(self, graph: fx.GraphModule, arguments: tuple[Place, ...], results: tuple[Place, ...]):
-        self.graph = as_sums(graph)
+        self.graph, self.written = as_sums(graph), graph
         self.arguments, self.results = arguments, results
         self.programs: dict[Any, Any] = {}
 
     def __call__(self, t: Tensor, ys: Sequence[Tensor], held: Sequence[Tensor]) -> tuple[Tensor, ...]:
         out = self.graph(*[place.pick(t, ys, held) for place in self.arguments])
         return tuple(place.pick(t, ys, held, out) for place in self.results)
+
+    def as_written(self) -> Pure:
+        """The same with the operations that ``f`` itself calls, for loops that no compiler fuses."""
+        other = copy.copy(self)
+        other.graph = self.written
+        return other
 
 
 class Seen(NamedTuple):
@@ -140,7 +146,7 @@ def tensors_alone(graph: fx.GraphModule) -> tuple[fx.GraphModule, list[bool]]:
     nodes = tensors.graph
     (results,) = nodes.output_node().args
     nodes.output_node().args = (tuple(x for x in results if isinstance(x.meta.get("example_value"), Tensor)),)
-    nodes.eliminate_dead_code()
+    nodes.eliminate_dead_code(is_impure_node=_has_effects)
     used = []
     for node in [node for node in nodes.nodes if node.op == "placeholder"]:
         used.append(bool(node.users) or isinstance(node.meta["example_value"], Tensor))
@@ -150,8 +156,12 @@ def tensors_alone(graph: fx.GraphModule) -> tuple[fx.GraphModule, list[bool]]:
     return tensors, used
 
 
-def _call(f: Callable[..., Any], t: Tensor, y: PyTree, args: tuple[PyTree, ...]) -> PyTree:
-    return f(t, y, *args)
+def _has_effects(node: fx.Node) -> bool:
+    """Operations on tensors may write in place; fx knows that of few."""
+    return bool(node.is_impure()) or isinstance(node.meta.get("example_value"), Tensor)
+
+
+_call = lambda f, t, y, args: f(t, y, *args)  # no def: run-time type checks would wrap it, and be traced
 
 
 def _nothing() -> tuple[()]:

@@ -25,7 +25,7 @@ from ...trajectory import Start, Tape
 from ..eager import UNKNOWN, KnownSlope, Run
 from ..rows import caught, counters, finished, first_outputs, keep
 from .gradient import Outcome
-from .march import Loop, Part, refuse_lost_gradient, written
+from .march import COMPILED, Kind, Loop, Part, refuse_lost_gradient, written
 from .outputs import Found, ends_of, values_at
 from .setup import carry_of, check, fixed_of, rows_of
 from .step import SUCCESS, Carry
@@ -58,13 +58,19 @@ class CompiledState(RowsState):
 
 
 def run(
-    problem: RowsProblem, plan: Plan, *, new_tape: Callable[[], Tape] | None = None, known: KnownSlope = UNKNOWN
+    problem: RowsProblem,
+    plan: Plan,
+    *,
+    new_tape: Callable[[], Tape] | None = None,
+    known: KnownSlope = UNKNOWN,
+    kind: Kind = COMPILED,
 ) -> Run:
     """What ``rows.run`` does, in compiled calls of many steps."""
-    out = begun(problem, plan, known)
+    out = begun(problem, plan, known, kind)
     out.tape = None if new_tape is None else new_tape()
     step_by_step = out.tape is not None or bool(plan.events) or plan.dense or plan.one_by_one
-    solve(problem, plan, out, StepByStep(problem, plan, out) if step_by_step else AtOnce(problem, plan, out))
+    writer = StepByStep(problem, plan, out) if step_by_step else AtOnce(problem, plan, out)
+    solve(problem, plan, out, writer, kind)
     return finished(problem, out, out.state)
 
 
@@ -74,9 +80,9 @@ def with_gradient(problem: RowsProblem, plan: Plan) -> Run | None:
         return None
     with torch.no_grad():
         frozen: Any = problem.frozen()
-        out = begun(frozen, plan, UNKNOWN)
+        out = begun(frozen, plan, UNKNOWN, COMPILED)
         writer = AtOnce(frozen, plan, out, for_gradient=True)
-        solve(frozen, plan, out, writer)
+        solve(frozen, plan, out, writer, COMPILED)
         out = finished(frozen, out, out.state)
     trajectory = out.trajectory
     if trajectory.knots:
@@ -93,8 +99,8 @@ def with_gradient(problem: RowsProblem, plan: Plan) -> Run | None:
     return out
 
 
-def begun(problem: RowsProblem, plan: Plan, known: KnownSlope) -> Run:
-    check(problem, plan)
+def begun(problem: RowsProblem, plan: Plan, known: KnownSlope, kind: Kind) -> Run:
+    check(problem, plan, kind.name)
     state = CompiledState(**vars(begin(problem)))
     state.slope, state.slope_draws = known
     return Run(state, first_outputs(problem, plan))
@@ -102,7 +108,7 @@ def begun(problem: RowsProblem, plan: Plan, known: KnownSlope) -> Run:
 
 @without_autocast
 @without_collectives
-def solve(problem: RowsProblem, plan: Plan, out: Run, writer: AtOnce | StepByStep) -> None:
+def solve(problem: RowsProblem, plan: Plan, out: Run, writer: AtOnce | StepByStep, kind: Kind) -> None:
     """From the starts to the ends."""
     state: CompiledState = out.state
     with caught(plan, state):
@@ -111,7 +117,7 @@ def solve(problem: RowsProblem, plan: Plan, out: Run, writer: AtOnce | StepBySte
             return
         writer.start()
         writer.loop = loop = Loop(
-            problem, plan, writes=writer.wanted, slopes=writer.slopes, looks_inside=writer.looks_inside
+            problem, plan, kind, writes=writer.wanted, slopes=writer.slopes, looks_inside=writer.looks_inside
         )
         refuse_lost_gradient(problem, loop)
         for part in march(loop, problem, plan, state):
@@ -133,8 +139,8 @@ def march(loop: Loop, problem: RowsProblem, plan: Plan, state: CompiledState) ->
             span = limits.cut(state.t, torch.where(state.running, state.dt, 0.0), state.frozen)
             state.slope = problem.field.start_slope(span, state.y)
         fixed = fixed_of(problem, plan, end, limits._first(state.t), limits._last(end))
-        begin_with = carry_of(problem, plan, state, state.slope)._replace(tries=torch.tensor(state.tries))
-        yield from loop.march(begin_with, fixed)
+        carry = carry_of(problem, plan, state, state.slope)
+        yield from loop.march(carry._replace(tries=torch.full_like(carry.tries, state.tries)), fixed)
         state.slope = None
         state.running = (state.code == SUCCESS) & (state.t < limits.end)
         state.alive = int(state.running.sum())
@@ -156,8 +162,8 @@ def blame(problem: RowsProblem, plan: Plan, state: CompiledState) -> None:
     bad = [n for n in code.unique().tolist() if not CODES[n].success and n != RUNNING and CODES[n] is not Status.NONFINITE_STATE]
     if not bad:
         return
-    rows = torch.stack([code == n for n in bad]).any(0) & torch.tensor(True)
-    rows = rows & torch.tensor([b not in state.failed for b in range(len(code))])
+    rows = torch.stack([code == n for n in bad]).any(0)
+    rows = rows & torch.tensor([b not in state.failed for b in range(len(code))], device=rows.device)
     span = plan.limits.cut(state.t, torch.where(rows, state.dt, 0.0))
     before = problem.field.evaluations
     step = plan.method.step(problem.field, span, state.y, ((state.t, problem.field.start_slope(span, state.y)),))

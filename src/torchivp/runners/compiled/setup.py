@@ -27,17 +27,17 @@ _UNROLL, _TINY = 2, 64  # in states of so few numbers the turns of a loop cost m
 _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, and so many numbers
 
 
-def check(problem: Problem, plan: Plan) -> None:
+def check(problem: Problem, plan: Plan, name: str) -> None:
     """Raise for what only the eager runner can do; the message says what."""
     reasons = {
-        f"{plan.method!r} (explicit Runge-Kutta methods are compiled)": not isinstance(plan.method, ExplicitRungeKutta),
+        f"{plan.method!r} (explicit Runge-Kutta methods do)": not isinstance(plan.method, ExplicitRungeKutta),
         "a complex state": problem.layout.dtype.is_complex,
         "on_step": plan.on_step is not None,
         "callbacks": plan.watch is not None,
         "max_num_steps, which counts between outputs": plan.max_steps_per_output and plan.max_steps < 2**30,
-        f"{plan.controller!r} (PID and FixedSteps are compiled)": plan.controller.adaptive
+        f"{plan.controller!r} (PID and FixedSteps do)": plan.controller.adaptive
         and not isinstance(plan.controller, PID),
-        "a norm of your own (those by name, 'rms' and 'max', are compiled)": norm_of(problem) is None,
+        "a norm of your own (those by name, 'rms' and 'max', do)": norm_of(problem) is None,
         "an open end of the interval": not bool(torch.isfinite(torch.as_tensor(plan.limits.end)).all()),
         "torch.func transforms and forward mode": recorded(),
         "random numbers in f": problem.field.draws,
@@ -45,7 +45,7 @@ def check(problem: Problem, plan: Plan) -> None:
     }
     for reason, there in reasons.items():
         if there:
-            raise InputError(f"runner='compiled' does not go with {reason}. Write runner='eager'.")
+            raise InputError(f"runner={name!r} does not go with {reason}. Write runner='eager'.")
 
 
 def norm_of(problem: Problem) -> str | None:
@@ -103,7 +103,7 @@ def fixed_of(problem: Problem, plan: Plan, end: Tensor, first: Any, last: Any) -
         first, last: limits of the times that ``f`` gets, ``[B]``, numbers, or None.
     """
     layout, limits = problem.layout, plan.limits
-    batch = tuple(layout.batch)
+    batch, end = tuple(layout.batch), end.to(layout.device)
 
     def per_row(x: Any, none: float) -> Tensor:
         given = none if x is None else x
@@ -128,7 +128,7 @@ def fixed_of(problem: Problem, plan: Plan, end: Tensor, first: Any, last: Any) -
         rtol=tolerance(problem.tolerance.rtol),
         atol=tolerance(problem.tolerance.atol),
         sign=per_row(problem.direction, 1.0),
-        max_steps=torch.tensor(plan.max_steps),
+        max_steps=torch.tensor(plan.max_steps, device=layout.device),
     )
 
 

@@ -25,20 +25,26 @@ from ...span import OneSpan
 from ...trajectory import Start, Tape
 from ..eager import UNKNOWN, KnownSlope, Run, counters, keep, not_started, watch_for_events
 from .gradient import Outcome
-from .march import Loop, Part, refuse_lost_gradient, written
+from .march import COMPILED, Kind, Loop, Part, refuse_lost_gradient, written
 from .outputs import Found, ends_of, polynomials, values_at
 from .setup import carry_of, check, fixed_of, rows_of
 from .step import Carry
 
 
 def run(
-    problem: Problem, plan: Plan, *, new_tape: Callable[[], Tape] | None = None, known: KnownSlope = UNKNOWN
+    problem: Problem,
+    plan: Plan,
+    *,
+    new_tape: Callable[[], Tape] | None = None,
+    known: KnownSlope = UNKNOWN,
+    kind: Kind = COMPILED,
 ) -> Run:
     """What ``eager.run`` does, in compiled calls of many steps."""
-    out = begun(problem, plan, known)
+    out = begun(problem, plan, known, kind)
     out.tape = None if new_tape is None else new_tape()
     step_by_step = out.tape is not None or bool(plan.events) or plan.one_by_one
-    solve(problem, plan, out, StepByStep(problem, plan, out) if step_by_step else AtOnce(problem, plan, out))
+    writer = StepByStep(problem, plan, out) if step_by_step else AtOnce(problem, plan, out)
+    solve(problem, plan, out, writer, kind)
     return out
 
 
@@ -48,9 +54,9 @@ def with_gradient(problem: Problem, plan: Plan) -> Run | None:
         return None
     with torch.no_grad():
         frozen = problem.frozen()
-        out = begun(frozen, plan, UNKNOWN)
+        out = begun(frozen, plan, UNKNOWN, COMPILED)
         writer = AtOnce(frozen, plan, out, for_gradient=True)
-        solve(frozen, plan, out, writer)
+        solve(frozen, plan, out, writer, COMPILED)
     if writer.loop is not None:
         outcome = Outcome(problem, writer.loop, writer.parts, writer.found, out.state.y, writer.weights)
         if problem.y0.requires_grad or outcome.wanted:
@@ -62,8 +68,8 @@ def with_gradient(problem: Problem, plan: Plan) -> Run | None:
     return out
 
 
-def begun(problem: Problem, plan: Plan, known: KnownSlope) -> Run:
-    check(problem, plan)
+def begun(problem: Problem, plan: Plan, known: KnownSlope, kind: Kind) -> Run:
+    check(problem, plan, kind.name)
     out = not_started(problem, plan, Status.RUNNING)
     out.state.slope, out.state.slope_draws = known
     return out
@@ -71,7 +77,7 @@ def begun(problem: Problem, plan: Plan, known: KnownSlope) -> Run:
 
 @without_autocast
 @without_collectives
-def solve(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep) -> None:
+def solve(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, kind: Kind) -> None:
     """From start to end."""
     state = out.state
     try:
@@ -80,7 +86,7 @@ def solve(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep) -
         if state.status is Status.RUNNING and not plan.limits.anything_left(state.t):
             state.status = Status.SUCCESS
         if state.status is Status.RUNNING:
-            follow(problem, plan, out, writer)
+            follow(problem, plan, out, writer, kind)
     except OutputError as error:
         state.fail(Status.BAD_OUTPUT, error=error)
     except KeyboardInterrupt:
@@ -91,10 +97,12 @@ def solve(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep) -
     out.counters = counters(problem, state)
 
 
-def follow(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep) -> None:
+def follow(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, kind: Kind) -> None:
     """Call after call of the loop."""
     state, trajectory = out.state, out.trajectory
-    writer.loop = loop = Loop(problem, plan, writes=writer.wanted, slopes=writer.slopes, looks_inside=writer.looks_inside)
+    writer.loop = loop = Loop(
+        problem, plan, kind, writes=writer.wanted, slopes=writer.slopes, looks_inside=writer.looks_inside
+    )
     refuse_lost_gradient(problem, loop)
     for part in march(loop, problem, plan, state):
         writer.take(part)
@@ -154,7 +162,8 @@ class AtOnce:
     def __init__(self, problem: Problem, plan: Plan, out: Run, for_gradient: bool = False):
         self.plan, self.trajectory, self.layout = plan, out.trajectory, problem.layout
         given = isinstance(plan.save, GivenTimes)
-        self.times = torch.tensor([problem.t], dtype=torch.float64) if given else None
+        device = problem.layout.device
+        self.times = torch.tensor([problem.t], dtype=torch.float64, device=device) if given else None
         self.wanted = for_gradient or plan.dense or not isinstance(plan.save, EndOnly)
         self.looks_inside = plan.dense or (given and len(problem.t) > 2)
         self.slopes = for_gradient or self.looks_inside
@@ -186,7 +195,7 @@ class AtOnce:
     def finish(self) -> None:
         trajectory = self.trajectory
         found = [x for x in self.found if x is not None]
-        first = torch.tensor([o.t for o in trajectory.outputs], dtype=torch.float64)
+        first = torch.tensor([o.t for o in trajectory.outputs], dtype=torch.float64, device=self.layout.device)
         states = [*trajectory.knots, trajectory.end[:0], *(x.values for x in found)]
         trajectory.known = torch.cat([first, *(x.t for x in found)]), torch.cat(states)
         if self.pieces:

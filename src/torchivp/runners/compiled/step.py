@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...controllers import Controller
 from ...controllers.limits import _STRETCH
-from ...methods.tableau import Tableau, hermite
+from ...methods.tableau import Number, Tableau, hermite
 from ...per_sample.loop import CODES, RUNNING
 from ...solution import Status
 from .pure import Pure
@@ -118,7 +118,7 @@ def wide(x: Tensor, y: Tensor) -> Tensor:
     return x.reshape(x.shape + (1,) * (y.dim() - x.dim()))
 
 
-def weighted(weights: Sequence[float], terms: Sequence[Tensor]) -> Tensor:
+def weighted(weights: Sequence[Number], terms: Sequence[Tensor]) -> Tensor:
     """The sum of the terms times their weights."""
     parts = [term * float(w) for w, term in zip(weights, terms) if w != 0]
     total = parts[0]
@@ -155,7 +155,7 @@ def stages(
     tableau = form.tableau
     found: list[State] = [ks]
 
-    def after(weights: Sequence[float]) -> tuple[Tensor, ...]:
+    def after(weights: Sequence[Number]) -> tuple[Tensor, ...]:
         moved = (wide(h, y) * weighted(weights, [k[i] for k in found]) for i, y in enumerate(ys))
         ends = tuple(y + dy for y, dy in zip(ys, moved))
         return tuple(torch.where(wide(h, y) == 0, y, y1) for y, y1 in zip(ys, ends)) if form.by_rows else ends

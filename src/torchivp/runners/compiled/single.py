@@ -221,16 +221,18 @@ class StepByStep:
         weights = coefficients(tableau, self.problem.y0.dtype, self.problem.y0.device).weights
         stages, fsal = len(tableau.b), tableau.fsal
         if part.restarts:
-            state.history, state.ready = (), False
-        times = zip(new.t.flatten().tolist(), new.t1.flatten().tolist())
-        for (t, t1), y0, y1, k in zip(times, new.y0, new.y1, new.k.squeeze(2)):
+            state.history, state.ready, self.before = (), False, state.attempted
+        numbers = zip(new.t.flatten().tolist(), new.t1.flatten().tolist(), new.tries.tolist())
+        for (t, t1, tries), y0, y1, k in zip(numbers, new.y0, new.y1, new.k.squeeze(2)):
             end_slope = ((t1, k[stages - 1 : stages].clone()),) if fsal else ()
             span = OneSpan(t, t1, plan.limits._last(t1), plan.limits._first(t), t1 - t)
             taken = TakenStep(
                 self.problem, plan, span, self.problem.timed(span), y0, state.history, state.ready,
                 Step(y1, k, weights, None, end_slope, ready=fsal), looked_into=len(k) > stages,
             )  # fmt: skip
-            state.t, state.y = t1, y1
+            state.t, state.y, state.dt = t1, y1, t1 - t
+            state.attempted, state.accepted = self.before + tries, state.accepted + 1
+            state.rejected = state.attempted - state.accepted
             entry = keep(taken, self.out.trajectory, plan, state, self.detector)
             if self.out.tape is not None:
                 self.out.tape.add(entry, Start(y0, state.history), Start(y1, end_slope))

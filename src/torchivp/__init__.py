@@ -9,6 +9,8 @@ from .errors import (
     GradientError,
     InputError,
     InputTypeError,
+    NotCompilable,
+    NotCompiledWarning,
     OutputError,
     PrecisionWarning,
     SolveError,
@@ -17,17 +19,21 @@ from .errors import (
 from .events import Event, SteadyState
 from .forcing import Interpolation
 from .per_sample.solution import BatchSolution
+from .runners import Compilation, compilations
 from .solution import Solution, Stats, Status
 from .solve import solve
 
 __all__ = [
     "BatchSolution",
+    "Compilation",
     "Event",
     "FixedSteps",
     "GradientError",
     "I",
     "InputError",
     "InputTypeError",
+    "NotCompilable",
+    "NotCompiledWarning",
     "Interpolation",
     "OutputError",
     "PI",
@@ -41,6 +47,7 @@ __all__ = [
     "TorchIVPError",
     "__version__",
     "compat",
+    "compilations",
     "ensemble",
     "gradients",
     "methods",

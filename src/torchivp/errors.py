@@ -17,6 +17,10 @@ class InputTypeError(TorchIVPError, TypeError):
     """An argument of the front door has a wrong type or dtype."""
 
 
+class NotCompilable(InputError):
+    """A solve that ``runner="compiled"`` cannot make a program of; ``runner="auto"`` solves it by plain PyTorch."""
+
+
 class OutputError(TorchIVPError, ValueError):
     """The user's ``f`` returned something that is not a slope of its state."""
 
@@ -27,6 +31,10 @@ class GradientError(TorchIVPError, RuntimeError):
 
 class PrecisionWarning(UserWarning):
     """A tolerance lies below what the numbers can resolve."""
+
+
+class NotCompiledWarning(UserWarning):
+    """``runner="auto"`` could not compile something, and goes on without."""
 
 
 class SolveError(TorchIVPError, RuntimeError):

@@ -1,10 +1,13 @@
-"""How the loop is executed. Tables of names; ``eager`` is plain PyTorch, ``compiled`` the whole loop as one program,
-``cuda_graph`` a few steps as one CUDA graph."""
+"""How the loop is executed. Tables of names: ``eager`` is plain PyTorch, ``compiled`` the whole loop as one program, ``cuda_graph`` a
+few steps as one CUDA graph, ``auto`` the first until the second pays."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ..errors import NotCompilable
 from . import compiled, cuda_graph, rows
+from .auto import Auto
+from .compiled.compile import Compilation, compilations
 from .eager import run
 
 
@@ -22,16 +25,29 @@ class Runner(NamedTuple):
     with_gradient: Callable[..., Any] | None = None
 
 
+def _no_compaction(*problem_and_plan: Any, **settings: Any) -> Any:
+    raise NotCompilable("runner='compiled' does not go with compact=True. Write runner='eager', or leave compact out.")
+
+
+_auto = Auto(run, compiled.single.run, compiled.single.with_gradient)
+_auto_rows = Auto(rows.run, compiled.rows.run, compiled.rows.with_gradient)
+
 RUNNERS = {
     "eager": Runner(run, run),
     "compiled": Runner(compiled.single.run, run, compiled.single.with_gradient),
     "cuda_graph": Runner(cuda_graph.run, run),
+    "auto": Runner(_auto.run, run, _auto.with_gradient),
 }
 ROW_RUNNERS = {
     "eager": Runner(rows.run, rows.run),
     "compiled": Runner(compiled.rows.run, rows.run, compiled.rows.with_gradient),
     "cuda_graph": Runner(cuda_graph.run_rows, rows.run),
+    "auto": Runner(_auto_rows.run, rows.run, _auto_rows.with_gradient),
 }
-COMPACT_RUNNERS = {"eager": Runner(rows.run_compacted, rows.run_compacted)}
+COMPACT_RUNNERS = {
+    "eager": Runner(rows.run_compacted, rows.run_compacted),
+    "compiled": Runner(_no_compaction, _no_compaction),
+    "auto": Runner(rows.run_compacted, rows.run_compacted),
+}
 
-__all__ = ["COMPACT_RUNNERS", "ROW_RUNNERS", "RUNNERS", "Runner", "run"]
+__all__ = ["COMPACT_RUNNERS", "ROW_RUNNERS", "RUNNERS", "Compilation", "Runner", "compilations", "run"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import InputError
+from ..errors import NotCompilable
 from ..plan import Plan
 from ..problem import Problem
 from .compiled import rows, single
@@ -49,7 +49,7 @@ def run_rows(problem: Any, plan: Plan, **how: Any) -> Run:
 def on_a_gpu(problem: Problem) -> None:
     device = problem.layout.device
     if device.type != "cuda":
-        raise InputError(
+        raise NotCompilable(
             f"runner='cuda_graph' needs a state on a CUDA device, but y0 is on {device}, where there are no such graphs. Move y0 "
             f"(and what f uses) there with .to('cuda'), or write runner='compiled' or runner='eager'."
         )

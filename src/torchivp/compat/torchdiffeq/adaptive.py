@@ -93,6 +93,7 @@ class RKAdaptiveStepsizeODESolver(Stepwise, AdaptiveStepsizeEventODESolver):
         safety, ifactor, dfactor: of the step-size control; the change from step to step is within [dfactor, ifactor].
         max_num_steps: largest number of attempted steps between two output times.
         dtype: of the times handed to callbacks and event functions. The engine's times are always float64.
+        runner: as in ``torchivp.solve``; not of torchdiffeq.
 
     Raises:
         InputError: if a time stands twice in step_t and jump_t, or the steps could not get anywhere.
@@ -106,10 +107,13 @@ class RKAdaptiveStepsizeODESolver(Stepwise, AdaptiveStepsizeEventODESolver):
     def __init__(
         self, func: Any, y0: Tensor, rtol: Any, atol: Any, min_step: Any = 0, max_step: Any = float("inf"),
         first_step: Any = None, step_t: Any = None, jump_t: Any = None, safety: Any = 0.9, ifactor: Any = 10.0,
-        dfactor: Any = 0.2, max_num_steps: Any = 2**31 - 1, dtype: torch.dtype = torch.float64, **kwargs: Any,
+        dfactor: Any = 0.2, max_num_steps: Any = 2**31 - 1, dtype: torch.dtype = torch.float64, runner: str = "eager",
+        **kwargs: Any,
     ):  # fmt: skip
         super().__init__(dtype=torch.promote_types(dtype, y0.real.dtype), y0=y0, **kwargs)
+        engine.check_runner(self, runner)
         self.func = func
+        self.runner = runner
         self.rtol, self.atol = (
             tol if isinstance(tol, int | float) else torch.as_tensor(tol, device=y0.device) for tol in (rtol, atol)
         )
@@ -166,7 +170,7 @@ class RKAdaptiveStepsizeODESolver(Stepwise, AdaptiveStepsizeEventODESolver):
         plan = engine.make_plan(
             problem, self.engine_method(), self.controller, end=end,
             stops=[*stops.tolist(), *(problem.t[1:] if landing else ())], jumps=jumps.tolist(), open_ends=True, dt=self.dt,
-            max_steps=self.max_num_steps, watch=engine.watch(self, self.dtype),
+            max_steps=self.max_num_steps, watch=engine.watch(self, self.dtype), runner=self.runner,
         )  # fmt: skip
         return engine.Setup(problem, plan)
 

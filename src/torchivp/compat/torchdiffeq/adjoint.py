@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import GradientError, InputError, InputTypeError
+from ...errors import GradientError, InputError, InputTypeError, NotCompilable
 from ...transforms import recorded
 from .backward import OdeintAdjointMethod
 from .errors import ArgumentError
@@ -68,9 +68,14 @@ def odeint_adjoint(
             "passed then `adjoint_options` must be passed as well."
         )
     if adjoint_options is None:
-        adjoint_options = {k: v for k, v in (options or {}).items() if k != "norm"}
+        adjoint_options = {k: v for k, v in (options or {}).items() if k not in ("norm", "runner")}
     else:
         adjoint_options = adjoint_options.copy()
+        if adjoint_options.pop("runner", "eager") != "eager":
+            raise NotCompilable(
+                "adjoint_options['runner']: the backward solve of odeint_adjoint is not compiled. Leave it out; "
+                "options={'runner': 'compiled'} compiles the forward solve, and odeint with it both passes."
+            )
     params = _with_grad(find_parameters(func) if adjoint_params is None else adjoint_params, adjoint_options)
 
     inputs = check_inputs(func, y0, t, rtol, atol, method, options, event_fn, SOLVERS)

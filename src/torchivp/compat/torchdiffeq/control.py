@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...controllers import PID, Verdict
+from ...controllers import PID, FixedSteps, Verdict
 from ...controllers.base import Memory, RowMemory, RowVerdict
 from ...errors import InputError
 from .errors import StepCountError
@@ -36,6 +36,13 @@ class AsAsked(PID):
         again = ~verdict.accepted & (verdict.dt >= dt)
         longer = torch.where(ratio < 1, torch.maximum(verdict.dt, dt.clamp(max=self.max_step)), verdict.dt)
         return verdict._replace(dt=torch.where(again, 0.2 * dt, longer))
+
+
+class AnyState(FixedSteps):
+    """Fixed steps that go on from any state, be it nan."""
+
+    def judge_rows(self, ratio: Tensor, dt: Tensor, memory: RowMemory, error_order: int) -> RowVerdict:
+        return RowVerdict(torch.ones_like(ratio, dtype=torch.bool), dt, memory)
 
 
 def whole(max_num_steps: Any) -> int:

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from ..._types import Rows, Time
 from ...controllers import Controller, Limits
-from ...errors import InputTypeError
+from ...errors import InputTypeError, NotCompilable
 from ...events import Event
 from ...failures import message
 from ...field import Field, time_dtype
-from ...gradients import Direct
+from ...gradients import Direct, Discrete
 from ...interpolation import fit
 from ...loop import LoopState
 from ...methods import Method
+from ...names import named
 from ...plan import Plan, Watch
 from ...problem import Clock, Problem, make_tolerance, may_carry_gradient
 from ...runners import RUNNERS
@@ -27,7 +28,8 @@ from ...runners.eager import Run
 from ...saving import GivenTimes, read
 from ...solution import Status
 from ...state import Layout
-from ...tolerance import Tolerance
+from ...tolerance import Norm, Tolerance, max_norm
+from ...tolerance import rms_norm as rms_norm_of_rows
 from ...transforms import as_float
 from .errors import (
     EventNotFound,
@@ -37,7 +39,7 @@ from .errors import (
     StepUnderflow,
 )
 from .functions import CALLBACKS, PerturbFunc, null_callback
-from .norms import rms_norm
+from .norms import linf_norm, rms_norm
 
 
 class Setup(NamedTuple):
@@ -67,6 +69,16 @@ class Solver(Protocol):
 def is_overridden(solver: object, base: type, *names: str) -> bool:
     """Whether the class of ``solver`` has another method than ``base`` under one of the names."""
     return any(getattr(type(solver), name) is not getattr(base, name) for name in names)
+
+
+def check_runner(solver: object, runner: Any) -> None:
+    """Raise for a runner that nobody knows, and where the engine's runners do not run the loop."""
+    named("options['runner']", runner, RUNNERS)
+    if RUNNERS[runner] is not RUNNERS["eager"] and not getattr(solver, "in_engine", False):
+        raise NotCompilable(
+            f"options['runner']={runner!r}, but {type(solver).__name__} takes its steps itself. Leave it out, or take one of the "
+            f"built-in methods, such as 'dopri5'."
+        )
 
 
 def refuse_abstract(solver: object, base: type, name: str) -> None:
@@ -124,6 +136,9 @@ def make_problem(
     return Problem(field, layout, layout.ravel(y0), times.detach().tolist(), clock, sign, tolerance)
 
 
+_OF_ROWS: dict[Any, Norm] = {rms_norm: rms_norm_of_rows, linf_norm: max_norm}  # those that do not care for shapes
+
+
 def tolerance_of(rtol: Any, atol: Any, y0: Tensor, norm: Callable[[Tensor], Any]) -> Tolerance:
     """Numbers, tensors or sequences that broadcast to ``y0``, with a norm of tensors of its shape."""
     shape = y0.shape
@@ -131,7 +146,7 @@ def tolerance_of(rtol: Any, atol: Any, y0: Tensor, norm: Callable[[Tensor], Any]
     if isinstance(rtol, int | float) and rtol < 0:  # torchdiffeq computes with it: the tolerance is below atol
         positive = tolerance_of(-rtol, atol, y0, norm)
         return replace(positive, rtol=-positive.rtol)
-    of_rows = norm if norm is rms_norm else lambda row: norm(row.view(shape))  # that one does not care for shapes
+    of_rows = _OF_ROWS.get(norm) or (lambda row: norm(row.view(shape)))
     return make_tolerance(rtol, atol, Layout(y0), of_rows)
 
 
@@ -142,11 +157,12 @@ def no_tolerance(y0: Tensor) -> Tolerance:
 
 def make_plan(
     problem: Problem, method: Method, controller: Controller, *, end: float, stops: Any = (), jumps: Any = (),
-    open_ends: bool = False, open_starts: bool = False, **rest: Any,
+    open_ends: bool = False, open_starts: bool = False, runner: str = "eager", **rest: Any,
 ) -> Plan:  # fmt: skip
+    chosen = named("options['runner']", runner, RUNNERS)
     limits = Limits(end, stops, jumps, problem.layout.real_dtype, open_ends, open_starts)
     return Plan(
-        method, controller, limits, GivenTimes(problem.t), max_steps_per_output=True, **RUNNERS["eager"]._asdict(), **rest
+        method, controller, limits, GivenTimes(problem.t), max_steps_per_output=True, **chosen._asdict(), **rest
     )
 
 
@@ -218,8 +234,9 @@ def integrate_until_event(solver: Solver, t0: Tensor, event_fn: Callable[..., Te
 
 
 def run(problem: Problem, plan: Plan) -> Run:
-    """Solve with autograd through the loop; raise what torchdiffeq raises if that fails."""
-    out = Direct().integrate(problem, plan)
+    """Solve with autograd through the loop (or its equal, where the loop is compiled); raise what torchdiffeq raises if that
+    fails."""
+    out = (Direct() if plan.with_gradient is None else Discrete()).integrate(problem, plan)
     raise_failure(problem, plan, out.state)
     return out
 

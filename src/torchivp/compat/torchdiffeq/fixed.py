@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...controllers import FixedSteps
 from ...errors import InputError
 from ...methods import RK4 as EngineRK4
 from ...methods import Euler as EngineEuler
@@ -22,6 +21,7 @@ from ...methods.explicit_rk import ExplicitRungeKutta
 from ...problem import Problem
 from ...tolerance import Tolerance
 from . import engine
+from .control import AnyState
 from .errors import ArgumentError, EventNotFound, IterationsError, MaxStepsExceeded, StepSizeError
 from .functions import Perturb
 from .methods import Chord, StepFunction
@@ -32,6 +32,7 @@ MAX_EVENT_STEPS = 20000
 
 def handle_unused_kwargs(solver: object, unused_kwargs: dict[str, Any]) -> None:
     """Warn about options that a solver does not know (torchdiffeq never raises for them)."""
+    engine.check_runner(solver, unused_kwargs.pop("runner", "eager"))
     if unused_kwargs:
         warnings.warn(f"{type(solver).__name__}: Unexpected arguments {unused_kwargs}", stacklevel=3)
 
@@ -49,6 +50,7 @@ class FixedGridODESolver:
         interp: between step points: "cubic" (also where nothing is said: torchdiffeq's default, "linear", throws the
             method's accuracy away), or "linear".
         perturb: ask ``func`` just inside each step instead of at its ends.
+        runner: as in ``torchivp.solve``; not of torchdiffeq.
 
     Raises:
         InputError: if both step_size and grid_constructor are given.
@@ -59,9 +61,11 @@ class FixedGridODESolver:
 
     def __init__(
         self, func: Any, y0: Tensor, step_size: Any = None, grid_constructor: Callable[..., Any] | None = None,
-        interp: str = "cubic", perturb: bool = False, **unused_kwargs: Any,
+        interp: str = "cubic", perturb: bool = False, runner: str = "eager", **unused_kwargs: Any,
     ):  # fmt: skip
         self._refuse_abstract()
+        engine.check_runner(self, runner)
+        self.runner = runner
         self.atol = unused_kwargs.pop("atol", None)
         for name in ("rtol", "norm"):
             unused_kwargs.pop(name, None)
@@ -139,7 +143,7 @@ class FixedGridODESolver:
         grid = self._grid(t) if not landing else self._joined([self._grid(t[i : i + 2]) for i in range(len(t) - 1)])
         moving = () if grid is t or self.step_size is not None else (grid[1:-1],)  # steps of one size are constants
         problem = engine.make_problem(self.func, self.y0, t, engine.no_tolerance(self.y0), moving)
-        controller = FixedSteps(times=grid.detach().tolist())
+        controller = AnyState(times=grid.detach().tolist())
         return self._plan(
             problem, controller, grid.dtype, end=problem.t[-1], stops=controller.grid(problem.t),
             watch=engine.watch(self, t.dtype), max_steps=len(grid) + 1,
@@ -151,7 +155,7 @@ class FixedGridODESolver:
                 "Event handling for fixed step solvers currently requires `step_size` to be provided in options."
             )
         problem = engine.make_problem(self.func, self.y0, t0, engine.no_tolerance(self.y0))
-        controller = FixedSteps(dt=float(self.step_size))
+        controller = AnyState(dt=float(self.step_size))
         times = self.y0.real.dtype
         return self._plan(problem, controller, times, end=engine.NO_END, max_steps=MAX_EVENT_STEPS)
 
@@ -182,12 +186,19 @@ class FixedGridODESolver:
     def _joined(grids: list[Tensor]) -> Tensor:
         return torch.cat([grids[0], *(grid[1:] for grid in grids[1:])])
 
-    def _plan(self, problem: Problem, controller: FixedSteps, times: torch.dtype, **rest: Any) -> engine.Setup:
+    def _plan(self, problem: Problem, controller: AnyState, times: torch.dtype, **rest: Any) -> engine.Setup:
         if self.interp not in _INTERPOLANTS:
             raise InputError(f"Unknown interpolation method {self.interp}")
         method = _INTERPOLANTS[self.interp](self.engine_method(times))
         plan = engine.make_plan(
-            problem, method, controller, open_ends=self.perturb, open_starts=self.perturb, check_finite=False, **rest
+            problem,
+            method,
+            controller,
+            open_ends=self.perturb,
+            open_starts=self.perturb,
+            check_finite=False,
+            runner=self.runner,
+            **rest,
         )
         return engine.Setup(problem, plan)
 

@@ -31,7 +31,8 @@ def odeint(
         t: ``[T]``, floating point, strictly increasing or decreasing; may require grad.
         rtol, atol: tolerances: numbers, tensors that broadcast to ``y0``, or tuples with one for each part of a tuple.
         method: a key of ``SOLVERS``; "dopri5" if None.
-        options: of the method: the keyword arguments of its class in ``SOLVERS``. Never changed.
+        options: of the method: the keyword arguments of its class in ``SOLVERS``, such as ``{"runner": "compiled"}``, which
+            torchdiffeq does not have: the loop as one program, differentiable once. Never changed.
         event_fn: ``event_fn(t, y)``: stop where it first changes its sign. ``t`` then has two times, of which the second
             only gives the direction.
 
@@ -98,7 +99,8 @@ def odeint_dense(
     problem, plan = solver.setup(inputs.t)
     out = engine.run(problem, replace(plan, dense=True))
     bounds = (problem.t[0], problem.t[-1])
-    return DenseOutput(DenseSolution(fit(out.trajectory.pieces), problem.y0, bounds, 1), inputs)
+    steps = fit(out.trajectory.pieces) if out.trajectory.pieces else out.trajectory.polynomials
+    return DenseOutput(DenseSolution(steps, problem.y0, bounds, 1), inputs)
 
 
 class DenseOutput:

@@ -55,6 +55,11 @@ class TupleFunc(nn.Module):
         self.base_func = base_func
         self.shapes = shapes
 
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """What compiled loops are kept for."""
+        return self.base_func
+
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         return torch.cat([f.reshape(-1) for f in self.base_func(t, flat_to_shape(y, (), self.shapes))])
 
@@ -78,6 +83,11 @@ class ReverseFunc(nn.Module):
         super().__init__()
         self.base_func = base_func
         self.mul = mul
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """What compiled loops are kept for."""
+        return self.base_func
 
     def forward(self, t: Tensor, y: Tensor) -> Any:
         return self.mul * self.base_func(-t, y)

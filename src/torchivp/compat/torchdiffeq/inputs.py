@@ -24,7 +24,7 @@ from .functions import (
     flat_to_shape,
     null_callback,
 )
-from .norms import NORMS
+from .norms import NORMS, linf_norm
 
 # Fully and diagonally implicit methods with fixed steps that torchdiffeq's development version has.
 NOT_YET = (
@@ -167,7 +167,12 @@ def _norm(options: dict[str, Any], shapes: list[torch.Size] | None) -> Callable[
     norm = options.get("norm", "rms")
     if not callable(norm):
         norm = named("options['norm']", norm, NORMS)[0 if shapes is None else 1]
-    return norm if shapes is None else lambda tensor: norm(flat_to_shape(tensor, (), shapes))
+    if shapes is None:
+        return norm
+    of_one = next((whole for whole, parts in NORMS.values() if parts is norm), None)
+    if of_one is not None and (of_one is linf_norm or len(shapes) == 1):
+        return of_one  # the same number, of the flat state
+    return lambda tensor: norm(flat_to_shape(tensor, (), shapes))
 
 
 def check_times(t: Any) -> bool:

@@ -36,6 +36,7 @@ class RowSolver(Protocol):
     atol: Any
     norm: Any
     max_num_steps: int
+    runner: str
 
     @property
     def by_rows(self) -> bool: ...
@@ -81,7 +82,7 @@ def integrate(solver: RowSolver, t: Tensor, like: Tensor) -> Tensor:
         RowTimes(problem.t),
         max_steps=solver.max_num_steps * max(1, len(t) - 1),
         dt=solver.dt,
-        **ROW_RUNNERS["eager"]._asdict(),
+        **ROW_RUNNERS[solver.runner]._asdict(),
     )
     out = Direct().integrate(problem, plan)
     rows = per_sample.gather(problem, plan, out, None)

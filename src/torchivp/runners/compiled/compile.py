@@ -4,38 +4,71 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 import torch
 
-from ...errors import InputError
+from ...errors import InputError, NotCompilable
+from .pure import Codes
 
 _number = count(1)
 _NOTE_AFTER = 2.0  # seconds
 _CACHEABLE = "torch.ops.higher_order.while_loop"
 
 
-def compiled(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The function through inductor, with code of its own (torch counts recompilations by code).
+@dataclass(frozen=True)
+class Compilation:
+    """A program that was compiled.
+
+    Attributes:
+        what: ``"loop"`` (the forward solve) or ``"gradient"`` (the solve gone through backwards).
+        f: the name of the function that was solved.
+        seconds: it took, its first call included.
+    """
+
+    what: str
+    f: str
+    seconds: float
+
+
+_made: list[Compilation] = []
+
+
+def compilations() -> tuple[Compilation, ...]:
+    """What ``runner="compiled"`` and ``"auto"`` have compiled in this process, in its order.
+
+    Example:
+        >>> sum(c.seconds for c in torchivp.compilations())
+    """
+    return tuple(_made)
+
+
+def compiled(function: Callable[..., Any], what: str, f: str, key: Any, codes: Codes) -> Callable[..., Any]:
+    """The function through inductor.
 
     Args:
-        name: of the function, in torch's logs.
+        what, f: as in ``Compilation``.
+        key: functions with the same one share their code in ``codes``, by which torch counts recompilations and notes which
+            sizes change.
 
     Returns:
         ``call(*arguments, like=tensors)``: where the shapes of ``like`` are new, there may be something to compile.
     """
     own = types.FunctionType(
-        function.__code__.replace(co_name=f"{name}_{next(_number)}"),  # codes that are equal would share what torch counts
+        function.__code__.replace(co_name=f"{what}_{codes.setdefault(key, next(_number))}"),
         function.__globals__,
-        name,
+        what,
         function.__defaults__,
         function.__closure__,
     )
-    fast = torch.compile(own, fullgraph=True, options={"cpp_wrapper": True})
+    backend = Backend(what)
+    fast = torch.compile(own, backend=backend, fullgraph=True)
 
     known: set[Any] = set()
 
@@ -43,12 +76,31 @@ def compiled(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         shapes = tuple(x.shape for x in like)
         if shapes in known:
             return fast(*arguments)
-        with settings(), announced(name):
+        began, before = time.perf_counter(), backend.calls
+        with settings():
             out = fast(*arguments)
+        for _ in range(backend.calls - before):
+            _made.append(Compilation(what, f, time.perf_counter() - began))
         known.add(shapes)
         return out
 
     return call
+
+
+class Backend:
+    """Inductor, counted."""
+
+    def __init__(self, what: str):
+        self.what = what
+        self.calls = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, example: list[Any]) -> Any:
+        from torch._inductor.compile_fx import compile_fx
+
+        with announced(self.what):
+            fast = compile_fx(graph, example, config_patches={"cpp_wrapper": True})
+        self.calls += 1
+        return fast
 
 
 @contextmanager
@@ -59,8 +111,8 @@ def settings() -> Iterator[None]:
 
     known = {f"{while_loop_op.__module__}.{while_loop_op.__name__}": torch.__version__}
     with (
-        dynamo.patch(recompile_limit=64),  # type: ignore[attr-defined]
-        inductor.patch(unsafe_marked_cacheable_functions=known),  # type: ignore[attr-defined]
+        dynamo.patch(recompile_limit=64),
+        inductor.patch(unsafe_marked_cacheable_functions=known),
     ):
         try:
             yield
@@ -75,11 +127,27 @@ def not_compiled(error: Exception) -> Exception:
     kind = type(error).__module__
     if not kind.startswith(("torch._dynamo", "torch._inductor", "torch.fx", "torch._subclasses")):
         return error
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return InputError(
+    text = str(error)
+    refused = next((x for x in causes(error) if isinstance(x, InputError)), None)
+    if refused is not None:
+        return refused
+    if "CxxCompiler" in text or "C++ compiler" in text:
+        return NotCompilable(
+            "runner='compiled' found no C++ compiler that works, and needs one. Install one (such as g++), or name it in the "
+            "environment variable CXX; or take runner='eager', which needs none."
+        )
+    first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    return NotCompilable(
         f"runner='compiled' cannot compile this solve: {first.strip()} Write f in PyTorch operations alone, without branches on "
         f"values, numbers read from tensors (.item()) or NumPy; or take runner='eager', which needs no compiler."
     )
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager
@@ -89,7 +157,7 @@ def announced(what: str) -> Iterator[None]:
 
     def note() -> None:
         if not done.is_set():
-            print(f"torchivp: compiling {what.replace('_', ' ')} (once; it takes up to a minute) ...", file=sys.stderr)
+            sys.stderr.write(f"torchivp: compiling the {what} of a solve (once; it takes up to a minute) ...\n")
 
     timer = threading.Timer(_NOTE_AFTER, note)
     timer.daemon = True

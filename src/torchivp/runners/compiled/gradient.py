@@ -13,7 +13,7 @@ from ...problem import Problem
 from ...state import Layout
 from .backward import Adjoint, Backward, Given, make_backward
 from .compile import compiled
-from .march import Loop, Part, Written, shaping, written
+from .march import Loop, Part, Written, count, evaluations_of, shaping, written
 from .outputs import Found, at
 from .program import Record
 from .setup import leaves_of, rows_of
@@ -39,6 +39,7 @@ class Outcome:
         self.end, self.weights = end, weights
         self.held = loop.seen.held
         self.wanted = tuple(i for i, x in enumerate(self.held) if x.requires_grad)
+        self.counters: dict[str, Any] = {"replayed": 0}
 
     def attached(self) -> tuple[Tensor, Tensor]:
         """Values and end with their gradient."""
@@ -53,6 +54,9 @@ class Outcome:
         )
         rest = at_values.split([0 if x is None else len(x.t) for x in self.found])
         for part, found, cotangent in reversed(list(zip(self.parts, self.found, rest))):
+            taken = int(part.end.slot) * evaluations_of(self.loop.form) + part.restarts
+            self.counters["replayed"] += taken
+            count(self.problem, taken)
             adjoint = self.through(part, found, cotangent, adjoint, held)
         return [rows_of(layout, adjoint.ys).reshape(1, -1), *adjoint.held]
 
@@ -76,8 +80,9 @@ class Outcome:
     def program(self) -> Backward:
         programs, key = self.loop.seen.pure.programs, ("backward", self.loop.form, self.wanted)
         if key not in programs:
-            backward = make_backward(self.loop.form, self.loop.seen.pure, self.wanted)
-            programs[key] = compiled(backward, "the_gradient_of_a_solve")
+            pure = self.loop.seen.pure
+            backward = make_backward(self.loop.form, pure, self.wanted)
+            programs[key] = compiled(backward, "gradient", pure.name, key, pure.codes)
         return programs[key]
 
     def through_slope(self, part: Part, behind: Adjoint, held: Sequence[Tensor]) -> Adjoint:
@@ -127,7 +132,8 @@ def by_steps(new: Written, found: Found, weights: Tensor, cotangent: Tensor) -> 
     y0, y1, k = (x.detach().requires_grad_() for x in (new.y0, new.y1, new.k))
     with torch.enable_grad():
         values = at(new._replace(y0=y0, y1=y1, k=k), found.rows, found.slots, found.t, weights)
-    return torch.autograd.grad(values, (y0, y1, k), cotangent)
+    at_y0, at_y1, at_k = torch.autograd.grad(values, (y0, y1, k), cotangent, allow_unused=True, materialize_grads=True)
+    return at_y0, at_y1, at_k
 
 
 def filled(layout: Layout, record: Record, at_y0: Tensor, at_k: Tensor) -> Given:

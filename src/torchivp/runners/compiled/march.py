@@ -1,4 +1,4 @@
-"""The compiled loop as a series of calls, each of which makes many attempts: between them Python shows progress and hears Ctrl-C."""
+"""The compiled loop as a series of calls of many attempts each: between them Python shows progress and hears Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...errors import InputError
+from ...errors import NotCompilable
+from ...per_sample.loop import RUNNING
 from ...plan import Plan
 from ...problem import Problem
 from ...state import Layout
-from .compile import compiled
+from .compile import compiled, not_compiled
 from .program import Program, Record, make_program
 from .pure import Pure, Seen, tracer_of
-from .setup import form_of, leaves_of, rows_of, slots_for
-from .step import RUNNING, Carry, Fixed, Form, stage_count
+from .setup import form_of, rows_of, slots_for
+from .step import Carry, Fixed, Form, stage_count
 
 _FIRST, _SECONDS = 2_000, 0.25  # attempts in the first call; how long the others should take
 
@@ -80,9 +81,9 @@ class Loop:
         self.program = kind.program_for(self.form, self.seen.pure)
         self.attempts = _FIRST
 
-    def march(self, carry: Carry, fixed: Fixed) -> Iterator[Part]:
+    def march(self, carry: Carry, fixed: Fixed, restarts: bool = True) -> Iterator[Part]:
         """Call after call, until no row is running."""
-        layout, restarts = self.problem.layout, True
+        layout = self.problem.layout
         while bool((carry.code == RUNNING).any()):
             start = carry._replace(go=torch.ones_like(carry.go), slot=torch.zeros_like(carry.slot))
             record: Any = new_record(self.form, layout, start) if self.form.slots else None
@@ -92,7 +93,7 @@ class Loop:
                 carry = self.program(start, fixed, self.seen.held, record, until, like=shaping(start, fixed, self.seen.held))
             made = int(carry.tries - start.tries)
             self.attempts = attempts_for(made, time.perf_counter() - began)
-            self.problem.field.evaluations += made * evaluations_of(self.form)
+            count(self.problem, made * evaluations_of(self.form))
             yield Part(record, fixed, carry, restarts)
             restarts = False
 
@@ -105,7 +106,7 @@ def shaping(at: Carry, fixed: Fixed, held: Sequence[Tensor]) -> tuple[Tensor, ..
 def refuse_lost_gradient(problem: Problem, loop: Loop) -> None:
     """Raise instead of computing values without a gradient that somebody waits for."""
     if torch.is_grad_enabled() and (problem.y0.requires_grad or any(x.requires_grad for x in loop.seen.held)):
-        raise InputError(
+        raise NotCompilable(
             f"runner={loop.kind.name!r} cannot record a solve for gradient='direct'. Write gradient='discrete' (the same "
             "gradient), or runner='eager'; without a gradient, wrap the solve in torch.no_grad()."
         )
@@ -115,12 +116,16 @@ def look_at(problem: Problem, name: str) -> Seen:
     """Trace ``f`` at the start of the solve."""
     layout, field = problem.layout, problem.field
     with torch.no_grad():
-        time_there = field.time(problem.t0)
+        time_there = field.time(problem.t0).to(layout.real_dtype)
         state = layout.unravel(problem.y0.detach())
-        seen = tracer_of(field.f)(field.f, time_there, state, field.args)
+        f = getattr(field.f, "uncounted", field.f)
+        try:
+            seen = tracer_of(f)(f, time_there, state, field.args)
+        except Exception as error:
+            raise not_compiled(error) from error
     for k, shape, dtype in zip(seen.slopes, layout.shapes, layout.dtypes):
         if k.shape != shape or k.dtype != dtype:
-            raise InputError(
+            raise NotCompilable(
                 f"runner={name!r} needs slopes of the very shape and dtype of the state, {tuple(shape)} and {dtype}, but f "
                 f"returned {tuple(k.shape)} and {k.dtype}. Return such a tensor, or write runner='eager'."
             )
@@ -130,11 +135,19 @@ def look_at(problem: Problem, name: str) -> Seen:
 def program_for(form: Form, pure: Pure) -> Program:
     """The compiled program, made once for each form."""
     if form not in pure.programs:
-        pure.programs[form] = compiled(make_program(form, pure), "the_loop_of_a_solve")
+        pure.programs[form] = compiled(make_program(form, pure), "loop", pure.name, form, pure.codes)
     return pure.programs[form]
 
 
 COMPILED = Kind("compiled", program_for)
+
+
+def count(problem: Problem, evaluations: int) -> None:
+    """Evaluations of ``f`` that Python does not see: for the statistics, and for an ``f`` that counts its own."""
+    problem.field.evaluations += evaluations
+    counts = getattr(problem.field.f, "count_more", None)
+    if counts is not None:
+        counts(evaluations)
 
 
 def attempts_for(made: int, seconds: float) -> int:

@@ -7,6 +7,7 @@ import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -14,9 +15,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..._types import PyTree
-from ...errors import InputError
+from ...errors import NotCompilable
+from ...randomness import RandomState
 from ...state import flatten
 from .products import as_sums
+
+Codes = dict[Any, int]
 
 
 class Place(NamedTuple):
@@ -24,7 +28,8 @@ class Place(NamedTuple):
 
     Attributes:
         kind: ``t``, ``y`` (number ``i`` of the state's tensors), ``size`` (axis ``axis`` of it), ``held`` (number ``i`` of the
-            tensors that ``f`` closes over or gets as args), or ``out`` (number ``i`` of what the graph computes).
+            tensors that ``f`` closes over or gets as args), ``out`` (number ``i`` of what the graph computes), or ``number``
+            (``i`` itself: a whole number that ``f`` closes over).
     """
 
     kind: str
@@ -34,6 +39,8 @@ class Place(NamedTuple):
     def pick(self, t: Tensor, ys: Sequence[Tensor], held: Sequence[Tensor], out: Sequence[Tensor] = ()) -> Any:
         if self.kind == "t":
             return t
+        if self.kind == "number":
+            return self.i
         if self.kind == "size":
             return ys[self.i].shape[self.axis]
         return {"y": ys, "held": held, "out": out}[self.kind][self.i]
@@ -45,11 +52,20 @@ class Pure:
     Args:
         graph: what torch.compile saw of ``f``.
         arguments: where its arguments come from; ``results``: where the slopes come from.
+        name: of ``f``.
+        codes: numbers of the codes of its programs, shared by all that one tracer saw: torch then knows for the programs of one
+            what changed in those of another (a batch size).
+
+    Attributes:
+        programs: compiled, by form.
     """
 
-    def __init__(self, graph: fx.GraphModule, arguments: tuple[Place, ...], results: tuple[Place, ...]):
+    def __init__(
+        self, graph: fx.GraphModule, arguments: tuple[Place, ...], results: tuple[Place, ...], name: str, codes: Codes
+    ):
         self.graph, self.written = as_sums(graph), graph
         self.arguments, self.results = arguments, results
+        self.name, self.codes = name, codes
         self.programs: dict[Any, Any] = {}
 
     def __call__(self, t: Tensor, ys: Sequence[Tensor], held: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -78,51 +94,68 @@ class Tracer:
         f: ``f(t, y)`` or ``f(t, y, args)``.
     """
 
-    def __init__(self) -> None:
-        self.known: dict[tuple[int, tuple[Place, ...], tuple[Place, ...]], Pure] = {}
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.codes: Codes = {}
+        self.known: dict[tuple[str, tuple[Place, ...], tuple[Place, ...]], Pure] = {}
         self.graphs: list[fx.GraphModule] = []
+        self.parts: dict[tuple[int, tuple[Place, ...]], Part] = {}
         self.last: tuple[int, Sequence[Any], Sequence[Any]] = (0, (), ())
-        # code of its own: torch counts recompilations by it
-        own = types.FunctionType(_call.__code__.replace(co_name=f"f_of_an_ode_{next(_number)}"), _call.__globals__)
-        self.traced = torch.compile(own, backend=self._backend, fullgraph=True)
+        self.traces = _TRACES
+
+    def traced(self, *arguments: Any) -> Any:
+        """Call ``f`` through torch.compile."""
+        if self.traces >= _TRACES:  # code of its own: torch counts recompilations by it, and gives up after some
+            own = types.FunctionType(_call.__code__.replace(co_name=f"f_of_an_ode_{next(_number)}"), _call.__globals__)
+            self.function, self.traces = torch.compile(own, backend=self._backend, fullgraph=True), 0
+        return self.function(*arguments)
 
     def _backend(self, graph: fx.GraphModule, example: list[Any]) -> Callable[..., Any]:
-        tensors, used = tensors_alone(graph)
-        number = self._number_of(tensors)
+        self.traces += 1
+        number = len(self.graphs)
+        self.graphs.append(graph)
 
         def run(*inputs: Any) -> Any:
+            before = versions(inputs)
             out = graph.forward(*inputs)
-            given = [x for x, wanted in zip(inputs, used) if wanted]
-            self.last = (number, given, [x for x in out if isinstance(x, Tensor)])
+            if versions(inputs) != before:
+                raise NotCompilable(
+                    "runner='compiled' cannot compile an f that writes into its tensors (running statistics in training mode, "
+                    "a buffer, its own state): it would be asked afresh for every attempted step. Call .eval(), return new "
+                    "tensors, or write runner='eager'."
+                )
+            self.last = (number, inputs, out)
             return out
 
         return run
-
-    def _number_of(self, graph: fx.GraphModule) -> int:
-        """The number of this graph; that of an equal one where torch traced again for what the graph does not use."""
-        plain = not any(node.op in ("get_attr", "call_module") for node in graph.graph.nodes)
-        for number, other in enumerate(self.graphs):
-            if plain and other.code == graph.code:
-                return number
-        self.graphs.append(graph)
-        return len(self.graphs) - 1
 
     def __call__(self, f: Callable[..., Any], t: Tensor, y: PyTree, args: tuple[PyTree, ...]) -> Seen:
         """Evaluate ``f`` once, and say what it is."""
         ys = flatten(y)[0]
         self.last = (-1, (), ())
+        draws = RandomState.now(t.device)
         with tracing():
             slopes = flatten(self.traced(f, t, y, args))[0]
+        if not draws.is_now():
+            draws.put_back()
+            raise NotCompilable(
+                "runner='compiled' cannot compile an f that draws random numbers (dropout in training mode, torch.rand): no two "
+                "attempts would see the same f. Call .eval(), draw before the solve and hand the numbers over in args, or write "
+                "runner='eager'."
+            )
         number, inputs, out = self.last
         held: list[Tensor] = []
-        arguments = tuple(self._argument(number, n, x, t, ys, held) for n, x in enumerate(inputs))
         results = tuple(_result(x, t, ys, held, out) for x in slopes)
         if number < 0:  # f computes nothing
             self.graphs.append(fx.symbolic_trace(_nothing))
             number = len(self.graphs) - 1
-        key = (number, arguments, results)
+        part = self.parts.get((number, results))
+        if part is None:
+            part = self.parts[number, results] = part_of(self.graphs[number], results)
+        arguments = tuple(self._argument(number, n, inputs[n], t, ys, held) for n in part.inputs)
+        key = (part.text, arguments, part.results)
         if key not in self.known:
-            self.known[key] = Pure(self.graphs[number], arguments, results)
+            self.known[key] = Pure(part.graph, arguments, part.results, self.name, self.codes)
         return Seen(self.known[key], held, slopes)
 
     def _argument(self, number: int, n: int, x: Any, t: Tensor, ys: list[Tensor], held: list[Tensor]) -> Place:
@@ -136,24 +169,7 @@ class Tracer:
                 for axis, size in enumerate(node.meta["example_value"].shape):
                     if isinstance(size, torch.SymInt) and size.node.expr == symbol.node.expr:
                         return Place("size", place.i, axis)
-        raise InputError(f"f closes over the number {x}, which changes from call to call. Hand it over as a tensor in args.")
-
-
-def tensors_alone(graph: fx.GraphModule) -> tuple[fx.GraphModule, list[bool]]:
-    """The graph without the numbers that it computes (counters of calls) and without arguments that only these need; and which
-    arguments are left."""
-    tensors = fx.GraphModule(graph, copy.deepcopy(graph.graph))
-    nodes = tensors.graph
-    (results,) = nodes.output_node().args
-    nodes.output_node().args = (tuple(x for x in results if isinstance(x.meta.get("example_value"), Tensor)),)
-    nodes.eliminate_dead_code(is_impure_node=_has_effects)
-    used = []
-    for node in [node for node in nodes.nodes if node.op == "placeholder"]:
-        used.append(bool(node.users) or isinstance(node.meta["example_value"], Tensor))
-        if not used[-1]:
-            nodes.erase_node(node)
-    tensors.recompile()
-    return tensors, used
+        return Place("number", int(x))
 
 
 def _has_effects(node: fx.Node) -> bool:
@@ -166,6 +182,47 @@ _call = lambda f, t, y, args: f(t, y, *args)  # no def: run-time type checks wou
 
 def _nothing() -> tuple[()]:
     return ()
+
+
+def versions(tensors: Sequence[Any]) -> list[int]:
+    return [x._version for x in tensors if isinstance(x, Tensor)]
+
+
+class Part(NamedTuple):
+    """The part of a graph that the slopes depend on; the rest (a counter in ``f``) would tell solves apart that are the same.
+
+    Attributes:
+        inputs: which inputs of the whole it takes.
+        results: where the slopes come from, in its own outputs.
+        text: equal for graphs that compute the same of tensors of the same kinds.
+    """
+
+    graph: fx.GraphModule
+    inputs: tuple[int, ...]
+    results: tuple[Place, ...]
+    text: str
+
+
+def part_of(graph: fx.GraphModule, results: Sequence[Place]) -> Part:
+    """What of the graph these results depend on."""
+    part = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    wanted = sorted({place.i for place in results if place.kind == "out"})
+    (end,) = (node for node in part.graph.nodes if node.op == "output")
+    outputs: Any = end.args[0]
+    end.args = (tuple(outputs[i] for i in wanted),)
+    part.graph.eliminate_dead_code(is_impure_node=_has_effects)
+    places = [node for node in part.graph.nodes if node.op == "placeholder"]
+    inputs = tuple(n for n, node in enumerate(places) if node.users)
+    for node in places:
+        if not node.users:
+            part.graph.erase_node(node)
+    part.recompile()
+    kinds = [node.meta.get("example_value") for node in places if not node._erased]
+    text = part.code + str([(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else type(x) for x in kinds])
+    if any(node.op == "get_attr" for node in part.graph.nodes):
+        text += f"{id(graph)}"  # it holds constants that the text does not show
+    places_now = tuple(Place("out", wanted.index(p.i)) if p.kind == "out" else p for p in results)
+    return Part(part, inputs, places_now, text)
 
 
 def _found(x: Tensor, t: Tensor, ys: Sequence[Tensor]) -> Place | None:
@@ -194,18 +251,37 @@ def tracing() -> Iterator[None]:
     """Numbers that ``f`` closes over are constants (counters of its calls excepted), and many functions may share code."""
     import torch._dynamo.config as config
 
-    with config.patch(specialize_float=True, allow_unspec_int_on_nn_module=True, recompile_limit=64):  # type: ignore[attr-defined]
+    # whole numbers stay open, on modules too: a counter in f would have it traced again for every solve
+    with config.patch(specialize_float=True, allow_unspec_int_on_nn_module=True, recompile_limit=64):
         yield
 
 
+_TRACES = 48  # of one code
 _number = count(1)
 _tracers: weakref.WeakKeyDictionary[Any, Tracer] = weakref.WeakKeyDictionary()
 
 
 def tracer_of(f: Callable[..., Any]) -> Tracer:
-    """The tracer of this function: one for all functions with the same code, and one for each module."""
-    owner = f if isinstance(f, nn.Module) else getattr(f, "__func__", f)
-    owner = getattr(owner, "__code__", owner)
+    """The tracer of this function."""
+    owner = owner_of(f)
     if owner not in _tracers:
-        _tracers[owner] = Tracer()
+        _tracers[owner] = Tracer(name_of(owner))
     return _tracers[owner]
+
+
+def owner_of(f: Any) -> Any:
+    """What stands for ``f`` from solve to solve: its module, or the code that all functions made in one place share."""
+    while hasattr(f, "__wrapped__"):
+        f = f.__wrapped__
+    if isinstance(f, nn.Module):
+        return f
+    bound = getattr(f, "__self__", None)
+    if isinstance(bound, nn.Module):
+        return bound
+    f = getattr(f, "func", f) if isinstance(f, partial) else getattr(f, "__func__", f)
+    call = vars(type(f)).get("__call__")
+    return getattr(f, "__code__", getattr(call, "__code__", f))
+
+
+def name_of(owner: Any) -> str:
+    return getattr(owner, "co_name", type(owner).__name__)

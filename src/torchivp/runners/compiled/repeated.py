@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...errors import InputError
+from ...errors import NotCompilable
 from ...state import flatten, unflatten
 from .program import Program, Record
 from .pure import Pure
@@ -119,13 +119,13 @@ class Repeated:
         """Make the attempts once, for the libraries that set themselves up when they are first called.
 
         Raises:
-            InputError: if ``f`` writes to what it holds: it would write to copies, and once more in every superfluous attempt.
+            NotCompilable: if ``f`` writes to what it holds: it would write to copies, and once more in every superfluous attempt.
         """
         before = [x._version for x in self.inputs.held]
         with another_stream(self.inputs.start):
             self.attempts()
         if before != [x._version for x in self.inputs.held]:
-            raise InputError(
+            raise NotCompilable(
                 "runner='cuda_graph' needs an f that leaves the tensors it holds as they are, but f writes to one of them in "
                 "place (a counter, a running statistic?). Leave that out, or write runner='eager'."
             )
@@ -207,7 +207,7 @@ def graph_of(work: Callable[[], None]) -> Callable[[], None]:
         raise
     except RuntimeError as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(
+        raise NotCompilable(
             f"runner='cuda_graph' cannot capture this solve: {first.strip()} f must neither wait for the "
             f"device nor copy to it (.item(), .cpu(), torch.tensor([...], device=...)). Make such tensors beforehand, or write "
             f"runner='eager'."

@@ -19,11 +19,12 @@ from ...per_sample.problem import RowsProblem
 from ...per_sample.saving import RowEnds, RowSteps, RowTimes
 from ...per_sample.trajectory import RowTrajectory, Values
 from ...plan import Plan
+from ...progress import watched
 from ...solution import Status
 from ...span import RowSpan, spread
 from ...trajectory import Start, Tape
 from ..eager import UNKNOWN, KnownSlope, Run
-from ..rows import caught, counters, finished, first_outputs, keep
+from ..rows import caught, finished, first_outputs, keep
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, refuse_lost_gradient, written
 from .outputs import Found, ends_of, values_at
@@ -91,11 +92,14 @@ def with_gradient(problem: RowsProblem, plan: Plan) -> Run | None:
         trajectory.end = out.state.y = problem.y0
         return out
     outcome = Outcome(problem, writer.loop, writer.parts, writer.found, out.state.y, writer.weights)
+    outcome.counters = out.counters
     if problem.y0.requires_grad or outcome.wanted:
         values, trajectory.end = outcome.attached()
         out.state.y, out.recorded = trajectory.end, True
         parts = iter(values.split([len(o.t) for o in trajectory.outputs if isinstance(o, Values)]))
-        trajectory.outputs = [o._replace(values=next(parts)) if isinstance(o, Values) else o for o in trajectory.outputs]
+        trajectory.outputs = [
+            o._replace(values=next(parts)) if isinstance(o, Values) else o for o in trajectory.outputs
+        ]
     return out
 
 
@@ -120,11 +124,27 @@ def solve(problem: RowsProblem, plan: Plan, out: Run, writer: AtOnce | StepBySte
             problem, plan, kind, writes=writer.wanted, slopes=writer.slopes, looks_inside=writer.looks_inside
         )
         refuse_lost_gradient(problem, loop)
-        for part in march(loop, problem, plan, state):
-            writer.take(part)
-            writer.read_back(part.end)
+
+        def parts() -> Iterator[Part]:
+            for part in march(loop, problem, plan, state):
+                writer.take(part)
+                writer.read_back(part.end)
+                yield part
+
+        try:
+            for _ in watched(parts(), problem, plan, state):
+                pass
+        except KeyboardInterrupt:
+            state.running = unfinished(plan, state)
+            raise
         blame(problem, plan, state)
         state.dt = torch.zeros_like(state.dt)
+
+
+def unfinished(plan: Plan, state: CompiledState) -> Tensor:
+    """The rows ``[B]`` that would go on: between two calls they run, or wait at a jump."""
+    code = state.code
+    return ((code == RUNNING) | (code == SUCCESS)) & (state.t < plan.limits.end)
 
 
 def march(loop: Loop, problem: RowsProblem, plan: Plan, state: CompiledState) -> Iterator[Part]:
@@ -159,7 +179,11 @@ def read_back(problem: RowsProblem, state: CompiledState, at: Carry) -> None:
 def blame(problem: RowsProblem, plan: Plan, state: CompiledState) -> None:
     """What the rows failed at: the attempt is made again, where their messages can look at it."""
     code = state.code
-    bad = [n for n in code.unique().tolist() if not CODES[n].success and n != RUNNING and CODES[n] is not Status.NONFINITE_STATE]
+    bad = [
+        n
+        for n in code.unique().tolist()
+        if not CODES[n].success and n != RUNNING and CODES[n] is not Status.NONFINITE_STATE
+    ]
     if not bad:
         return
     rows = torch.stack([code == n for n in bad]).any(0)

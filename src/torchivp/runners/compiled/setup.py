@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..._types import Rows
 from ...controllers import PID
-from ...errors import InputError
+from ...errors import NotCompilable
 from ...methods.explicit_rk import ExplicitRungeKutta
 from ...per_sample.loop import RUNNING
 from ...per_sample.problem import RowsProblem
@@ -34,10 +34,14 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         "a complex state": problem.layout.dtype.is_complex,
         "on_step": plan.on_step is not None,
         "callbacks": plan.watch is not None,
-        "max_num_steps, which counts between outputs": plan.max_steps_per_output and plan.max_steps < 2**30,
+        "max_num_steps, which counts between outputs": plan.max_steps_per_output
+        and plan.controller.adaptive
+        and plan.max_steps < 2**30
+        and len(problem.t) > 2,
+        "perturb, which asks f just inside every step": getattr(plan.limits, "open_starts", False),
         f"{plan.controller!r} (PID and FixedSteps do)": plan.controller.adaptive
         and not isinstance(plan.controller, PID),
-        "a norm of your own (those by name, 'rms' and 'max', do)": norm_of(problem) is None,
+        "this norm ('rms' and 'max' of the whole state do)": plan.controller.adaptive and norm_of(problem) is None,
         "an open end of the interval": not bool(torch.isfinite(torch.as_tensor(plan.limits.end)).all()),
         "torch.func transforms and forward mode": recorded(),
         "random numbers in f": problem.field.draws,
@@ -45,14 +49,15 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
     }
     for reason, there in reasons.items():
         if there:
-            raise InputError(f"runner={name!r} does not go with {reason}. Write runner='eager'.")
+            raise NotCompilable(f"runner={name!r} does not go with {reason}. Write runner='eager'.")
 
 
 def norm_of(problem: Problem) -> str | None:
     """The name of the error norm, if it is one that is compiled."""
     if isinstance(problem.tolerance, RowTolerance):
         return problem.tolerance.name
-    return {rms_norm: "rms", max_norm: "max"}.get(problem.tolerance.norm)
+    names: dict[Any, str] = {rms_norm: "rms", max_norm: "max"}
+    return names.get(problem.tolerance.norm)
 
 
 def form_of(problem: Problem, plan: Plan, *, slots: int, slopes: bool, looks_inside: bool) -> Form:
@@ -61,7 +66,9 @@ def form_of(problem: Problem, plan: Plan, *, slots: int, slopes: bool, looks_ins
     by_rows = isinstance(problem, RowsProblem)
     return Form(
         tableau=tableau,
-        controller=plan.controller,
+        controller=plan.controller
+        if plan.controller.adaptive
+        else type(plan.controller)(),  # the grid is among the landings
         error_order=plan.method.error_order or plan.method.order,
         dtypes=tuple(layout.dtypes),
         time_dtype=layout.real_dtype,
@@ -72,7 +79,7 @@ def form_of(problem: Problem, plan: Plan, *, slots: int, slopes: bool, looks_ins
         slopes=slopes,
         slots=slots,
         unroll=_UNROLL if layout.size <= _TINY else 1,
-        turned=bool((torch.as_tensor(problem.direction) < 0).any()),
+        turned=bool((torch.as_tensor(problem.field.direction) < 0).any()),
     )
 
 
@@ -90,9 +97,7 @@ def leaves_of(layout: Layout, row: Rows) -> tuple[Tensor, ...]:
 
 def rows_of(layout: Layout, leaves: Sequence[Tensor], lead: int = 0) -> Tensor:
     """``[*lead, B, D]`` from tensors ``[*lead, *batch, ...]``."""
-    parts = [
-        x.reshape(*x.shape[:lead], layout.rows, width).to(layout.dtype) for x, width in zip(leaves, layout.widths)
-    ]
+    parts = [x.reshape(*x.shape[:lead], layout.rows, width).to(layout.dtype) for x, width in zip(leaves, layout.widths)]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
@@ -107,7 +112,9 @@ def fixed_of(problem: Problem, plan: Plan, end: Tensor, first: Any, last: Any) -
 
     def per_row(x: Any, none: float) -> Tensor:
         given = none if x is None else x
-        return torch.as_tensor(given, dtype=torch.float64, device=layout.device).expand(layout.rows).reshape(batch).clone()
+        return (
+            torch.as_tensor(given, dtype=torch.float64, device=layout.device).expand(layout.rows).reshape(batch).clone()
+        )
 
     def tolerance(x: Any) -> tuple[Tensor, ...]:
         x = torch.as_tensor(x, dtype=torch.empty((), dtype=layout.dtype).real.dtype, device=layout.device)
@@ -127,7 +134,7 @@ def fixed_of(problem: Problem, plan: Plan, end: Tensor, first: Any, last: Any) -
         last=per_row(last, math.inf),
         rtol=tolerance(problem.tolerance.rtol),
         atol=tolerance(problem.tolerance.atol),
-        sign=per_row(problem.direction, 1.0),
+        sign=per_row(problem.field.direction, 1.0),
         max_steps=torch.tensor(plan.max_steps, device=layout.device),
     )
 

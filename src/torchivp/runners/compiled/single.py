@@ -19,6 +19,7 @@ from ...methods.explicit_rk import coefficients
 from ...per_sample.loop import CODES
 from ...plan import Plan
 from ...problem import Problem
+from ...progress import watched
 from ...saving import EndOnly, GivenTimes
 from ...solution import Status
 from ...span import OneSpan
@@ -59,6 +60,7 @@ def with_gradient(problem: Problem, plan: Plan) -> Run | None:
         solve(frozen, plan, out, writer, COMPILED)
     if writer.loop is not None:
         outcome = Outcome(problem, writer.loop, writer.parts, writer.found, out.state.y, writer.weights)
+        outcome.counters = out.counters
         if problem.y0.requires_grad or outcome.wanted:
             values, out.trajectory.end = outcome.attached()
             out.state.y = out.trajectory.end
@@ -104,27 +106,38 @@ def follow(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, 
         problem, plan, kind, writes=writer.wanted, slopes=writer.slopes, looks_inside=writer.looks_inside
     )
     refuse_lost_gradient(problem, loop)
-    for part in march(loop, problem, plan, state):
-        writer.take(part)
-        if state.status is Status.EVENT:
-            return
-        read_back(problem, plan, state, part.end)
-        trajectory.end, trajectory.end_time = state.y, state.t
+
+    def parts() -> Iterator[Part]:
+        for part in march(loop, problem, plan, state):
+            writer.take(part)
+            if state.status is Status.EVENT:
+                return
+            read_back(problem, plan, state, part.end)
+            trajectory.end, trajectory.end_time = state.y, state.t
+            yield part
+
+    for _ in watched(parts(), problem, plan, state):
+        pass
 
 
 def march(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Iterator[Part]:
-    """The calls of the loop, from jump to jump: there ``f`` is asked afresh."""
-    limits = plan.limits
-    jumps = sorted(limits.jumps)
+    """The calls of the loop, from jump to jump: there ``f`` is asked afresh. Where it must not be asked at a landing at all, the
+    calls end at all of them."""
+    limits, restarts = plan.limits, True
+    bounds = limits.stops if limits.open_ends else sorted(limits.jumps)
     while state.status is Status.RUNNING:
-        ahead = bisect_right(jumps, state.t)
-        end = min([*jumps[ahead : ahead + 1], limits.end])
+        ahead = bisect_right(bounds, state.t)
+        end = min([*bounds[ahead : ahead + 1], limits.end])
         if state.slope is None:
             state.slope = problem.field.start_slope(limits.cut(state.t, end - state.t), state.y)
         at_end = torch.tensor([end], dtype=torch.float64)
         fixed = fixed_of(problem, plan, at_end, limits._first(state.t), limits._last(end))
-        yield from loop.march(carry_of(problem, plan, state, state.slope), fixed)
-        state.slope, state.history, state.ready = None, (), False
+        for part in loop.march(carry_of(problem, plan, state, state.slope), fixed, restarts):
+            yield part
+            state.slope = rows_of(problem.layout, part.end.ks).reshape(1, -1)
+        restarts = limits.is_jump(state.t)
+        if restarts:
+            state.slope, state.history, state.ready = None, (), False
 
 
 def read_back(problem: Problem, plan: Plan, state: LoopState, at: Carry) -> None:
@@ -242,6 +255,3 @@ class StepByStep:
 
     def finish(self) -> None:
         pass
-
-
-

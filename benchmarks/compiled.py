@@ -239,8 +239,8 @@ def run(rounds: int) -> Report:
 
 QUESTION = """\
 Whole solves as one program. The spiral and the networks in float32 at rtol 1e-7, atol 1e-9, one thread unless said; the
-ensembles in float64 at 1e-6 and 1e-9, every row with steps of its own (torchdiffeq: one step for all); dopri5 everywhere. The error
-of the spiral's gradient is the distance from the eager one."""
+ensembles in float64 at 1e-6 and 1e-9, every row with steps of its own (torchdiffeq: one step for all); dopri5 everywhere. The
+error of the spiral's gradient is the distance from the eager one."""
 
 
 if __name__ == "__main__":

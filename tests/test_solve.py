@@ -705,7 +705,7 @@ NONSENSE: dict[str, tuple[dict[str, Any], type[Exception], list[str]]] = {
     ),
     "unknown method": ({"method": "tsit6"}, InputError, ["method='tsit6'", "Did you mean 'tsit5'?", "Choose one of"]),
     "unknown gradient": ({"gradient": "adjiont"}, InputError, ["gradient='adjiont'", "Did you mean 'adjoint'?", "Choose"]),
-    "unknown runner": ({"runner": "quick"}, InputError, ["runner='quick'", "not known", "Choose one of: compiled, cuda_graph, eager"]),
+    "unknown runner": ({"runner": "quick"}, InputError, ["runner='quick'", "not known", "Choose one of: auto, compiled"]),
     "unknown save": ({"save": "all"}, InputError, ["save='all'", "not known", "Write 't'"]),
     "negative dt": ({"dt": -0.1}, InputError, ["dt=-0.1", "no step size", "Give a positive number"]),
     "negative fixed dt": ({"dt": -0.1, "method": "rk4"}, InputError, ["dt=-0.1", "no step size", "direction follows t"]),

@@ -204,7 +204,9 @@ def spread(x: Tensor, y: Rows) -> Tensor:
     """A number for each row ``[B]`` as one for each number of the state ``[1, B * D]``; booleans stay booleans."""
     if x.dtype not in (y.dtype, torch.bool):
         x = x.to(y.dtype)
-    return x.unsqueeze(1).expand(-1, y.shape[1] // len(x)).reshape(1, -1)  # repeat_interleave wakes all threads for nothing
+    return (
+        x.unsqueeze(1).expand(-1, y.shape[1] // len(x)).reshape(1, -1)
+    )  # repeat_interleave wakes all threads for nothing
 
 
 def _number(t: Time) -> float:

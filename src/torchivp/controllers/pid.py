@@ -25,8 +25,8 @@ class PID(Controller):
     forbids it (docs/design/step-size-control.md).
 
     Args:
-        p, i, d: coefficients. (0, 1, 0) is the classical controller; (0.2, 0.6, 0) takes 5 % fewer evaluations for the same error and
-            rejects far less where stability limits the steps; (0.4, 0.3, 0) is smoother still.
+        p, i, d: coefficients. (0, 1, 0) is the classical controller; (0.2, 0.6, 0) takes 5 % fewer evaluations for the same error
+            and rejects far less where stability limits the steps; (0.4, 0.3, 0) is smoother still.
         safety: factor on every proposal.
         min_factor, max_factor: limits of the change from step to step.
         min_step: steps of this size or smaller are always accepted; in the units of ``t``.

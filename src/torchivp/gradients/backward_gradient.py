@@ -130,7 +130,15 @@ class BackwardGradient(Gradient):
             dtype=problem.layout.real_dtype,
             start=problem.t0,
         )
-        return Plan(method, controller, limits, saving.EndOnly(), max_steps=plan.max_steps, run=plan.run_back, run_back=plan.run_back)
+        return Plan(
+            method,
+            controller,
+            limits,
+            saving.EndOnly(),
+            max_steps=plan.max_steps,
+            run=plan.run_back,
+            run_back=plan.run_back,
+        )
 
     def tolerance_for(self, problem: Problem) -> Tolerance:
         """Of the adjoint, as for a state."""

@@ -1,5 +1,5 @@
-"""How the loop is executed. Tables of names: ``eager`` is plain PyTorch, ``compiled`` the whole loop as one program, ``cuda_graph`` a
-few steps as one CUDA graph, ``auto`` the first until the second pays."""
+"""How the loop is executed. Tables of names: ``eager`` is plain PyTorch, ``compiled`` the whole loop as one program,
+``cuda_graph`` a few steps as one CUDA graph, ``auto`` the first until the second pays."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

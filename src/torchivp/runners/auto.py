@@ -109,7 +109,7 @@ class Auto:
         if not habit.established:
             return None
         try:
-            check(problem, plan)
+            check(problem, plan, "compiled")
         except NotCompilable as error:  # this solve
             habit.tell(function(problem), error)
             return None

@@ -1,4 +1,4 @@
-"""The steps of a compiled loop taken again, from last to first, as one function of tensors: the exact gradient of what it computed."""
+"""The steps of a compiled loop taken again, from last to first, as one function of tensors: the exact gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .step import Fixed, Form, State, slopes, stage_count, stages, wide
 
 
 class Adjoint(NamedTuple):
-    """Derivatives of the loss: by the state ``ys`` and the slope ``ks`` where a step begins, and by the tensors that ``f`` holds."""
+    """Derivatives of the loss: by state ``ys`` and slope ``ks`` where a step begins, and by the tensors that ``f`` holds."""
 
     ys: tuple[Tensor, ...]
     ks: tuple[Tensor, ...]
@@ -30,7 +30,8 @@ class Given(NamedTuple):
     ks: tuple[Tensor, ...]
 
 
-Backward = Callable[[Tensor, Adjoint, "Given | None", Record, Fixed, State], Adjoint]
+Backward = Callable[..., Adjoint]
+"""``backward(n, adjoint, given, record, fixed, held, like=...)``, see ``make_backward``"""
 
 
 def make_backward(form: Form, pure: Pure, wanted: tuple[int, ...]) -> Backward:
@@ -40,9 +41,7 @@ def make_backward(form: Form, pure: Pure, wanted: tuple[int, ...]) -> Backward:
         wanted: numbers of the held tensors whose gradients are wanted.
     """
 
-    def backward(
-        n: Tensor, behind: Adjoint, given: Given | None, record: Record, fixed: Fixed, held: State
-    ) -> Adjoint:
+    def backward(n: Tensor, behind: Adjoint, given: Given | None, record: Record, fixed: Fixed, held: State) -> Adjoint:
         leaves = len(behind.ys)
 
         def more(i: Tensor, *now: Tensor) -> Tensor:
@@ -66,12 +65,22 @@ def picked(stacked: Any, at: Tensor) -> Any:
     if stacked is None:
         return None
     return type(stacked)(
-        *(tuple(x.index_select(0, at)[0] for x in part) if isinstance(part, tuple) else part.index_select(0, at)[0] for part in stacked)
+        *(
+            tuple(x.index_select(0, at)[0] for x in part) if isinstance(part, tuple) else part.index_select(0, at)[0]
+            for part in stacked
+        )
     )
 
 
 def step_back(
-    form: Form, pure: Pure, wanted: Sequence[int], behind: Adjoint, given: Given | None, taken: Record, fixed: Fixed, held: State
+    form: Form,
+    pure: Pure,
+    wanted: Sequence[int],
+    behind: Adjoint,
+    given: Given | None,
+    taken: Record,
+    fixed: Fixed,
+    held: State,
 ) -> Adjoint:
     """The derivatives where a step begins, from those where it ends; rows that did not take it keep theirs."""
     accepted = taken.accepted
@@ -90,7 +99,7 @@ def step_back(
     def where_taken(xs: State) -> tuple[Tensor, ...]:
         return tuple(torch.where(wide(accepted, x), x, 0.0) for x in xs)
 
-    _, vjp = torch.func.vjp(again, taken.ys, slopes_at_start(taken), [held[i] for i in wanted])
+    vjp = torch.func.vjp(again, taken.ys, slopes_at_start(taken), [held[i] for i in wanted])[1]
     at_stages = [
         tuple(torch.zeros_like(y) if given is None else given.ks[i][s] for i, y in enumerate(taken.ys))
         for s in range(stage_count(form))
@@ -108,5 +117,3 @@ def step_back(
 
 def slopes_at_start(taken: Record) -> tuple[Tensor, ...]:
     return tuple(k[0] for k in taken.ks)
-
-

@@ -90,7 +90,9 @@ class Loop:
             until = carry.tries + self.attempts
             began = time.perf_counter()
             with torch.no_grad():
-                carry = self.program(start, fixed, self.seen.held, record, until, like=shaping(start, fixed, self.seen.held))
+                carry = self.program(
+                    start, fixed, self.seen.held, record, until, like=shaping(start, fixed, self.seen.held)
+                )
             made = int(carry.tries - start.tries)
             self.attempts = attempts_for(made, time.perf_counter() - began)
             count(self.problem, made * evaluations_of(self.form))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,12 +13,10 @@ from torch._higher_order_ops.while_loop import while_loop
 from .pure import Pure
 from .step import Carry, Fixed, Form, State, Taken, attempt
 
-_PARTS = Carry._fields
-
 
 class Record(NamedTuple):
-    """Accepted steps written down one after the other: ``[slots, *batch]`` (``tries [slots]``), of the state's tensors ``[slots, *batch, ...]``, of
-    their slopes ``[slots, stages, *batch, ...]``."""
+    """Accepted steps written down one after the other: ``[slots, *batch]`` (``tries [slots]``), of the state's tensors
+    ``[slots, *batch, ...]``, of their slopes ``[slots, stages, *batch, ...]``."""
 
     accepted: Tensor
     tries: Tensor
@@ -47,7 +45,8 @@ class Record(NamedTuple):
         )  # fmt: skip
 
 
-Program = Callable[[Carry, Fixed, State, "Record | None", Tensor], Carry]
+Program = Callable[..., Carry]
+"""``program(carry, fixed, held, record, until, like=...)``, see ``make_program``"""
 
 
 def make_program(form: Form, pure: Pure) -> Program:
@@ -83,7 +82,8 @@ def flat(carry: Carry) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Carry
     tensors = list(chain.from_iterable(part if isinstance(part, tuple) else (part,) for part in carry))
 
     def put_together(given: Sequence[Tensor]) -> Carry:
-        parts, i = [], 0
+        parts: list[Any] = []
+        i = 0
         for width in widths:
             parts.append(given[i] if width is None else tuple(given[i : i + width]))
             i += 1 if width is None else width

@@ -185,7 +185,7 @@ def _nothing() -> tuple[()]:
 
 
 def versions(tensors: Sequence[Any]) -> list[int]:
-    return [x._version for x in tensors if isinstance(x, Tensor)]
+    return [x._version for x in tensors if isinstance(x, Tensor) and not x.is_inference()]
 
 
 class Part(NamedTuple):

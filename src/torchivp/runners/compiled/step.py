@@ -1,7 +1,7 @@
 """One attempted step of all rows as a pure function of tensors: what the compiled loop is made of.
 
-A state is a list of tensors of the shapes the user knows, ``[*batch, ...]``; times, sizes and verdicts are ``[*batch]`` (0-d for one
-state). Coefficients are Python floats, so that they stand in the machine code.
+A state is a list of tensors of the shapes the user knows, ``[*batch, ...]``; times, sizes and verdicts are ``[*batch]``
+(0-d for one state). Coefficients are Python floats, so that they stand in the machine code.
 """
 
 from __future__ import annotations
@@ -130,7 +130,11 @@ def weighted(weights: Sequence[Number], terms: Sequence[Tensor]) -> Tensor:
 def extra_stages(form: Form) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
     """Nodes and rows of the stages that only the interpolant needs."""
     dense = form.tableau.dense or hermite(form.tableau)
-    return (tuple(map(float, dense.c)), tuple(tuple(map(float, row)) for row in dense.a)) if form.looks_inside else ((), ())
+    return (
+        (tuple(map(float, dense.c)), tuple(tuple(map(float, row)) for row in dense.a))
+        if form.looks_inside
+        else ((), ())
+    )
 
 
 def stage_count(form: Form) -> int:
@@ -143,9 +147,7 @@ def slopes(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: Sta
     t = torch.minimum(torch.maximum(t, fixed.first), fixed.last)
     t = t * fixed.sign if form.turned else t
     out = pure(t.to(form.time_dtype), [y.to(dtype) for y, dtype in zip(ys, form.dtypes)], held)
-    return tuple(
-        (k.to(y.dtype) * wide(fixed.sign, y)) if form.turned else k.to(y.dtype) for k, y in zip(out, ys)
-    )
+    return tuple((k.to(y.dtype) * wide(fixed.sign, y)) if form.turned else k.to(y.dtype) for k, y in zip(out, ys))
 
 
 def stages(
@@ -231,7 +233,14 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
 
 
 def next_code(
-    form: Form, fixed: Fixed, at: Carry, t1: Tensor, proposed: Tensor, accepted: Tensor, ratio: Tensor, attempted: Tensor
+    form: Form,
+    fixed: Fixed,
+    at: Carry,
+    t1: Tensor,
+    proposed: Tensor,
+    accepted: Tensor,
+    ratio: Tensor,
+    attempted: Tensor,
 ) -> Tensor:
     """How the rows stand after an attempt."""
     running = at.code == RUNNING

@@ -14,7 +14,9 @@ from typing import Any
 
 from . import adjoint_evaluations, gradients, odenet, spiral
 from .common import RESULTS, ROOT, duration, memory
+from .compiled import OURS, TORCHDIFFEQ
 
+_COMPILED = "{}: `solve(runner='compiled')`"
 # (what, results, table, the peer's row, our row)
 LINES = (
     ("cubic spiral, 1000 outputs, no gradients: `odeint`", "spiral", "1000 outputs", spiral.PEER, spiral.OURS),
@@ -23,12 +25,22 @@ LINES = (
     ("ODENet, forward and backward: backprop through `odeint`", "odenet", "ReLU", odenet.BACKPROP, odenet.DIRECT),
     ("the same: `odeint_adjoint`", "odenet", "ReLU", odenet.ADJOINT, odenet.OUR_ADJOINT),
     ("`odeint_adjoint` there, `solve` here (discrete)", "odenet", "ReLU", odenet.ADJOINT, odenet.DISCRETE),
-)
+    (_COMPILED.format("cubic spiral, 1000 outputs"), "compiled", "spiral, 1000 outputs", TORCHDIFFEQ, OURS),
+    (_COMPILED.format("cubic spiral, the end alone"), "compiled", "spiral, the end", TORCHDIFFEQ, OURS),
+    (
+        _COMPILED.format("cubic spiral, the gradient of 1000 outputs"), "compiled", "spiral, the gradient of 1000 outputs",
+        TORCHDIFFEQ, OURS,
+    ),
+    (
+        _COMPILED.format("network 2-50-2, forward and backward"), "compiled",
+        "small network: 2-50-2, tanh, batch 1, on [0, 25]", TORCHDIFFEQ, OURS,
+    ),
+)  # fmt: skip
 
 
 def table() -> str:
     """The table in Markdown, from the JSON files."""
-    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in ("spiral", "odenet")}
+    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in ("spiral", "odenet", "compiled")}
     rows = ["| | torchdiffeq | torchivp | times faster |", "|---|---|---|---|"]
     for what, name, title, peer, ours in LINES:
         a, b = (seconds(results[name], title, row) for row in (peer, ours))

@@ -101,7 +101,10 @@ def step_back(
 
     vjp = torch.func.vjp(again, taken.ys, slopes_at_start(taken), [held[i] for i in wanted])[1]
     at_stages = [
-        tuple(torch.zeros_like(y) if given is None else given.ks[i][s] for i, y in enumerate(taken.ys))
+        tuple(
+            given.ks[i][s] if given is not None and form.slopes > s else torch.zeros_like(y)
+            for i, y in enumerate(taken.ys)
+        )
         for s in range(stage_count(form))
     ]
     at_ys, at_ks, at_held = vjp((where_taken(behind.ys), where_taken(behind.ks), at_stages))

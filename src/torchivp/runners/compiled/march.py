@@ -66,16 +66,16 @@ class Loop:
 
     Args:
         problem, plan: of the solve; ``kind``: of the loop.
-        writes: the accepted steps are wanted; ``slopes``: with their slopes.
+        writes: the accepted steps are wanted; ``slopes``: with so many of their slopes (see ``Form``).
         looks_inside: and what their interpolants need.
 
     Attributes:
         seen: ``f`` as a pure function, with the tensors it holds.
     """
 
-    def __init__(self, problem: Problem, plan: Plan, kind: Kind, *, writes: bool, slopes: bool, looks_inside: bool):
+    def __init__(self, problem: Problem, plan: Plan, kind: Kind, *, writes: bool, slopes: int, looks_inside: bool):
         self.problem, self.kind = problem, kind
-        slots = slots_for(problem, plan) if writes else 0
+        slots = slots_for(problem, plan, slopes) if writes else 0
         self.form = form_of(problem, plan, slots=slots, slopes=slopes, looks_inside=looks_inside)
         self.seen = look_at(problem, kind.name)
         self.program = kind.program_for(self.form, self.seen.pure)
@@ -166,14 +166,14 @@ def evaluations_of(form: Form) -> int:
 def new_record(form: Form, layout: Layout, at: Carry) -> Record:
     """Room for the steps to come; only what is written to becomes memory."""
     n, batch = form.slots + form.unroll, tuple(layout.batch)  # the last turn may begin in the last slot
-    stages = stage_count(form)
+    stages = min(form.slopes, stage_count(form))
     return Record(
         torch.empty(n, *batch, dtype=torch.bool, device=layout.device),
         torch.empty(n, dtype=torch.int64, device=layout.device),
         torch.empty(n, *batch, dtype=torch.float64, device=layout.device),
         torch.empty(n, *batch, dtype=torch.float64, device=layout.device),
         tuple(torch.empty(n, *y.shape, dtype=y.dtype, device=y.device) for y in at.ys),
-        tuple(torch.empty(n, stages, *y.shape, dtype=y.dtype, device=y.device) for y in at.ys if form.slopes),
+        tuple(torch.empty(n, stages, *y.shape, dtype=y.dtype, device=y.device) for y in at.ys if stages),
     )
 
 

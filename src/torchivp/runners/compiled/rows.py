@@ -29,7 +29,7 @@ from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, refuse_lost_gradient, written
 from .outputs import Found, ends_of, values_at
 from .setup import carry_of, check, fixed_of, rows_of
-from .step import SUCCESS, Carry
+from .step import ALL, SUCCESS, Carry
 
 
 @dataclass
@@ -211,7 +211,8 @@ class AtOnce:
         self.times = plan.save.inside if isinstance(plan.save, RowTimes) else None
         inside = self.times is not None and self.times.shape[1] > 0
         self.wanted = for_gradient or inside or isinstance(plan.save, RowSteps)
-        self.looks_inside, self.slopes, self.for_gradient = inside, for_gradient or inside, for_gradient
+        self.looks_inside, self.for_gradient = inside, for_gradient
+        self.slopes = ALL if inside else int(for_gradient)
         tableau = plan.method.tableau  # type: ignore[attr-defined]
         self.weights = coefficients(tableau, problem.y0.dtype, problem.y0.device).weights
         self.loop: Loop | None = None
@@ -244,7 +245,8 @@ class AtOnce:
 class StepByStep:
     """The bookkeeping of the eager runner, step by step: events, dense output, tapes for gradients."""
 
-    wanted = slopes = looks_inside = True
+    wanted = looks_inside = True
+    slopes = ALL
 
     def __init__(self, problem: RowsProblem, plan: Plan, out: Run):
         self.problem, self.plan, self.out = problem, plan, out

@@ -60,7 +60,7 @@ def norm_of(problem: Problem) -> str | None:
     return names.get(problem.tolerance.norm)
 
 
-def form_of(problem: Problem, plan: Plan, *, slots: int, slopes: bool, looks_inside: bool) -> Form:
+def form_of(problem: Problem, plan: Plan, *, slots: int, slopes: int, looks_inside: bool) -> Form:
     layout = problem.layout
     tableau = plan.method.tableau  # type: ignore[attr-defined]
     by_rows = isinstance(problem, RowsProblem)
@@ -83,9 +83,9 @@ def form_of(problem: Problem, plan: Plan, *, slots: int, slopes: bool, looks_ins
     )
 
 
-def slots_for(problem: Problem, plan: Plan) -> int:
+def slots_for(problem: Problem, plan: Plan, slopes: int) -> int:
     """How many accepted steps are written down at once."""
-    each = problem.layout.size * (len(plan.method.tableau.b) + 1)  # type: ignore[attr-defined]
+    each = problem.layout.size * (min(slopes, len(plan.method.tableau.b)) + 1)  # type: ignore[attr-defined]
     return max(8, min(_SLOTS, _NUMBERS // max(1, each)))
 
 

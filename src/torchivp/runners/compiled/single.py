@@ -29,7 +29,7 @@ from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, refuse_lost_gradient, written
 from .outputs import Found, ends_of, polynomials, values_at
 from .setup import carry_of, check, fixed_of, rows_of
-from .step import Carry
+from .step import ALL, Carry
 
 
 def run(
@@ -179,7 +179,7 @@ class AtOnce:
         self.times = torch.tensor([problem.t], dtype=torch.float64, device=device) if given else None
         self.wanted = for_gradient or plan.dense or not isinstance(plan.save, EndOnly)
         self.looks_inside = plan.dense or (given and len(problem.t) > 2)
-        self.slopes = for_gradient or self.looks_inside
+        self.slopes = ALL if self.looks_inside else int(for_gradient)
         self.for_gradient = for_gradient
         tableau = plan.method.tableau  # type: ignore[attr-defined]
         self.weights = coefficients(tableau, problem.y0.dtype, problem.y0.device).weights
@@ -219,7 +219,8 @@ class AtOnce:
 class StepByStep:
     """The bookkeeping of the eager runner, step by step: events, and tapes for other gradients."""
 
-    wanted = slopes = looks_inside = True
+    wanted = looks_inside = True
+    slopes = ALL
 
     def __init__(self, problem: Problem, plan: Plan, out: Run):
         self.problem, self.plan, self.out = problem, plan, out

@@ -21,6 +21,7 @@ from ...solution import Status
 from .pure import Pure
 
 State = Sequence[Tensor]
+ALL = 1_000
 SUCCESS, MAX_STEPS, STEP_TOO_SMALL, NONFINITE = (
     CODES.index(s) for s in (Status.SUCCESS, Status.MAX_STEPS, Status.STEP_TOO_SMALL, Status.NONFINITE_SLOPE)
 )
@@ -36,7 +37,8 @@ class Form:
         by_rows: rows have steps of their own; ``couple``: but take the same ones.
         norm: ``rms`` or ``max``.
         looks_inside: the interpolant's extra stages are wanted.
-        slopes: slopes are written down, too.
+        slopes: how many slopes of every step are written down, too: none, the first (where a backward pass begins a step), or
+            all of them (``ALL``).
         slots: how many accepted steps are written down before the loop comes back; 0: none are.
         unroll: attempts in one turn of the loop.
         turned: time runs backwards (of some rows).
@@ -51,7 +53,7 @@ class Form:
     couple: bool
     norm: str
     looks_inside: bool
-    slopes: bool
+    slopes: int
     slots: int
     unroll: int
     turned: bool

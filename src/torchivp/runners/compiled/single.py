@@ -26,7 +26,7 @@ from ...span import OneSpan
 from ...trajectory import Start, Tape
 from ..eager import UNKNOWN, KnownSlope, Run, counters, keep, not_started, watch_for_events
 from .gradient import Outcome
-from .march import Loop, Part, refuse_lost_gradient, written
+from .march import Loop, Part, Written, refuse_lost_gradient, written
 from .outputs import Found, ends_of, polynomials, values_at
 from .setup import carry_of, check, fixed_of, rows_of
 from .step import Carry
@@ -229,7 +229,7 @@ class StepByStep:
         if part.restarts:
             state.history, state.ready = (), False
         times = zip(new.t.flatten().tolist(), new.t1.flatten().tolist())
-        for (t, t1), y0, y1, k in zip(times, new.y0, new.y1, new.k.squeeze(2)):
+        for n, ((t, t1), y0, y1, k) in enumerate(zip(times, new.y0, new.y1, new.k.squeeze(2))):
             end_slope = ((t1, k[stages - 1 : stages].clone()),) if fsal else ()
             span = OneSpan(t, t1, plan.limits._last(t1), plan.limits._first(t), t1 - t)
             taken = TakenStep(
@@ -242,7 +242,16 @@ class StepByStep:
                 self.out.tape.add(entry, Start(y0, state.history), Start(y1, end_slope))
             state.history, state.ready = end_slope, fsal
             if state.status is Status.EVENT:
+                self.count_up_to(n, part, new)
+                state.dt = t1 - t
                 return
+
+    def count_up_to(self, n: int, part: Part, new: Written) -> None:
+        """Step counts after step ``n`` of this part; those behind it do not count."""
+        state = self.out.state
+        state.attempted = int(part.end.attempted) - int(part.end.tries) + int(new.tries[n])
+        state.accepted = int(part.end.accepted) - (new.steps - n - 1)
+        state.rejected = state.attempted - state.accepted
 
     def finish(self) -> None:
         pass

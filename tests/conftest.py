@@ -30,7 +30,11 @@ class Traced(MetaPathFinder):
     """Modules whose functions torch.compile looks into, which it cannot through type checks: they are left out."""
 
     names = ("torchivp.runners.compiled", "torchivp.controllers.pid", "torchivp.controllers.fixed")
-    names += ("torchivp.compat.torchdiffeq.control", "torchivp.compat.torchdiffeq.functions", "torchivp.methods.tableau")
+    names += (
+        "torchivp.compat.torchdiffeq.control",
+        "torchivp.compat.torchdiffeq.functions",
+        "torchivp.methods.tableau",
+    )
     names += ("torchivp.nn.ode_block",)
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from compiled.pairs import ROWS, SWING, TIMES, Y0, assert_same, both, torch64
 from torch import Tensor, nn
 
 import torchivp
+from compiled.pairs import ROWS, SWING, TIMES, Y0, assert_same, both, torch64
 from torchivp import NotCompiledWarning, Status
 from torchivp.nn import ODEBlock
 from torchivp.runners import auto
@@ -125,7 +125,12 @@ class Interrupt:
 @pytest.mark.parametrize(("y0", "batch_dims"), [(Y0, 0), (ROWS, 1)], ids=["one", "rows"])
 def test_an_interrupt_keeps_the_part_done(y0: Tensor, batch_dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
     Interrupt(monkeypatch)
-    settings: dict[str, Any] = {"method": "bosh3", "runner": "compiled", "batch_dims": batch_dims, "gradient": "discrete"}
+    settings: dict[str, Any] = {
+        "method": "bosh3",
+        "runner": "compiled",
+        "batch_dims": batch_dims,
+        "gradient": "discrete",
+    }
     with torch.no_grad():
         sol = torchivp.solve(SWING, y0, TIMES, throw=False, **settings)
         status = sol.status[-1] if batch_dims else sol.status
@@ -158,7 +163,8 @@ def test_odeint() -> None:
     for t in (TIMES, TIMES + 0.5):
         with torch.no_grad():
             pair = [
-                torchivp.odeint(SWING, Y0, t, method="bosh3", rtol=1e-5, options=o) for o in (None, {"runner": "compiled"})
+                torchivp.odeint(SWING, Y0, t, method="bosh3", rtol=1e-5, options=o)
+                for o in (None, {"runner": "compiled"})
             ]
         torch.testing.assert_close(*pair, rtol=1e-9, atol=1e-9)
     before = len(torchivp.compilations())

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from compiled.pairs import ROWS, TIMES, Y0, torch64
 from torch import Tensor, nn
 
 import torchivp
+from compiled.pairs import ROWS, TIMES, Y0, torch64
 
 pytestmark = pytest.mark.compiled
 

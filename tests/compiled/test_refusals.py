@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compiled.pairs import SWING, Y0, torch64
 from torch import Tensor, nn
 
 import torchivp
+from compiled.pairs import SWING, Y0, torch64
 from torchivp import NotCompilable, odeint, odeint_adjoint
 
 pytestmark = pytest.mark.compiled

@@ -23,7 +23,7 @@ def test_the_same_steps(method: str) -> None:
     assert_same(eager, compiled)
     assert len(eager.t) > 5
     more = compiled.stats.nfe - eager.stats.nfe  # methods that are not FSAL: docs/design/compiled.md
-    assert more == (1 + eager.stats.rejected if method in ("rk4", "dopri8") else 0)
+    assert more == (1 + eager.stats.rejected if method == "rk4" else 0)
 
 
 @pytest.mark.parametrize("method", ["bosh3", "rk4"])

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import types
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,9 +96,10 @@ class Backend:
         self.calls = 0
 
     def __call__(self, graph: torch.fx.GraphModule, example: list[Any]) -> Any:
-        from torch._inductor.compile_fx import compile_fx
+        with announced(self.what), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own
+            from torch._inductor.compile_fx import compile_fx
 
-        with announced(self.what):
             fast = compile_fx(graph, example, config_patches={"cpp_wrapper": True})
         self.calls += 1
         return fast
@@ -127,18 +129,22 @@ def not_compiled(error: Exception) -> Exception:
     kind = type(error).__module__
     if not kind.startswith(("torch._dynamo", "torch._inductor", "torch.fx", "torch._subclasses")):
         return error
-    text = str(error)
-    refused = next((x for x in causes(error) if isinstance(x, InputError)), None)
+    why = list(causes(error))
+    refused = next((x for x in why if isinstance(x, InputError)), None)
     if refused is not None:
         return refused
-    if "CxxCompiler" in text or "C++ compiler" in text:
+    deepest = next((x for x in reversed(why) if type(x).__module__.startswith("torch.")), error)
+    inner = getattr(deepest, "inner_exception", None)
+    text = str(deepest) if inner is None else f"{type(inner).__name__}: {inner}"
+    if any("CxxCompiler" in type(x).__name__ for x in why) or "C++ compiler" in text:
         return NotCompilable(
             "runner='compiled' found no C++ compiler that works, and needs one. Install one (such as g++), or name it in the "
             "environment variable CXX; or take runner='eager', which needs none."
         )
-    first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = ". ".join([*lines[:1], *(x for x in lines if x.startswith("Explanation"))][:2]) or type(error).__name__
     return NotCompilable(
-        f"runner='compiled' cannot compile this solve: {first.strip()} Write f in PyTorch operations alone, without branches on "
+        f"runner='compiled' cannot compile this solve: {first} Write f in PyTorch operations alone, without branches on "
         f"values, numbers read from tensors (.item()) or NumPy; or take runner='eager', which needs no compiler."
     )
 

@@ -211,6 +211,7 @@ def part_of(graph: fx.GraphModule, results: Sequence[Place]) -> Part:
     outputs: Any = end.args[0]
     end.args = (tuple(outputs[i] for i in wanted),)
     part.graph.eliminate_dead_code(is_impure_node=_has_effects)
+    spell_out_transposes(part.graph)
     places = [node for node in part.graph.nodes if node.op == "placeholder"]
     inputs = tuple(n for n, node in enumerate(places) if node.users)
     for node in places:
@@ -223,6 +224,19 @@ def part_of(graph: fx.GraphModule, results: Sequence[Place]) -> Part:
         text += f"{id(graph)}"  # it holds constants that the text does not show
     places_now = tuple(Place("out", wanted.index(p.i)) if p.kind == "out" else p for p in results)
     return Part(part, inputs, places_now, text)
+
+
+def spell_out_transposes(graph: fx.Graph) -> None:
+    """``x.T`` as a call: torch takes an attribute out of the loop, once for each time it is asked for, and refuses the copies."""
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target is getattr and node.args[1] in ("T", "mT"):
+            dims = node.args[0].meta["example_value"].dim()
+            order = list(range(dims))[::-1] if node.args[1] == "T" else [*range(dims - 2), dims - 1, dims - 2]
+            with graph.inserting_before(node):
+                new = graph.call_function(torch.permute, (node.args[0], order))
+            new.meta = dict(node.meta)
+            node.replace_all_uses_with(new)
+            graph.erase_node(node)
 
 
 def _found(x: Tensor, t: Tensor, ys: Sequence[Tensor]) -> Place | None:

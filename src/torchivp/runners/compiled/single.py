@@ -235,7 +235,8 @@ class StepByStep:
         weights = coefficients(tableau, self.problem.y0.dtype, self.problem.y0.device).weights
         stages, fsal = len(tableau.b), tableau.fsal
         if part.restarts:
-            state.history, state.ready, self.before = (), False, state.attempted
+            state.history, state.ready = (), False
+        before = int(part.end.attempted) - int(part.end.tries)  # attempts on the way to this part
         numbers = zip(new.t.flatten().tolist(), new.t1.flatten().tolist(), new.tries.tolist())
         for (t, t1, tries), y0, y1, k in zip(numbers, new.y0, new.y1, new.k.squeeze(2)):
             end_slope = ((t1, k[stages - 1 : stages].clone()),) if fsal else ()
@@ -245,7 +246,7 @@ class StepByStep:
                 Step(y1, k, weights, None, end_slope, ready=fsal), looked_into=len(k) > stages,
             )  # fmt: skip
             state.t, state.y, state.dt = t1, y1, t1 - t
-            state.attempted, state.accepted = self.before + tries, state.accepted + 1
+            state.attempted, state.accepted = before + tries, state.accepted + 1
             state.rejected = state.attempted - state.accepted
             entry = keep(taken, self.out.trajectory, plan, state, self.detector)
             if self.out.tape is not None:

@@ -1,0 +1,70 @@
+"""Gradients through compiled loops: those of the eager runner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import torchivp
+from compiled.pairs import ROWS, TIMES, Y0, torch64
+
+pytestmark = pytest.mark.compiled
+
+TURN = nn.Linear(2, 2).double()
+DRIVE = torch.tensor(0.3, dtype=torch64, requires_grad=True)
+
+
+def f(t: Tensor, y: Tensor, args: dict[str, Tensor]) -> Tensor:
+    """Parameters of a module, a tensor that is closed over, and one in args."""
+    t = t.unsqueeze(-1) if y.dim() > 1 else t
+    return torch.tanh(TURN(y)) + DRIVE * torch.cos(args["w"] * t) * y
+
+
+def gradient(runner: str, y0: Tensor, batch_dims: int = 0, gradient: Any = "discrete") -> list[Tensor]:
+    y0 = y0.clone().requires_grad_()
+    w = torch.tensor(2.0, dtype=torch64, requires_grad=True)
+    sol = torchivp.solve(
+        f, y0, TIMES, {"w": w}, method="bosh3", runner=runner, batch_dims=batch_dims, gradient=gradient, rtol=1e-4
+    )
+    weights = torch.linspace(0.5, 1.5, sol.y.numel(), dtype=torch64).view_as(sol.y)
+    return [*torch.autograd.grad((weights * sol.y).sum(), [y0, w, DRIVE, *TURN.parameters()])]
+
+
+@pytest.mark.parametrize(("y0", "batch_dims"), [(Y0, 0), (ROWS, 1)], ids=["one", "rows"])
+def test_the_same_gradients(y0: Tensor, batch_dims: int) -> None:
+    for factor in (1.0, 0.5):  # the second without a compilation
+        before = len(torchivp.compilations())
+        pairs = zip(*(gradient(runner, factor * y0, batch_dims) for runner in ("eager", "compiled")))
+        for eager, compiled in pairs:
+            torch.testing.assert_close(compiled, eager, rtol=1e-10, atol=1e-10)
+    assert len(torchivp.compilations()) == before
+
+
+def test_a_parameter_changed_between_two_solves() -> None:
+    before = gradient("compiled", Y0)
+    with torch.no_grad():
+        TURN.weight.add_(0.1)
+    for eager, compiled, old in zip(gradient("eager", Y0), gradient("compiled", Y0), before):
+        torch.testing.assert_close(compiled, eager, rtol=1e-10, atol=1e-10)
+        assert not torch.equal(compiled, old)
+
+
+def test_the_continuous_adjoint_over_a_compiled_forward_pass() -> None:
+    for eager, compiled in zip(*(gradient(runner, Y0, gradient="adjoint") for runner in ("eager", "compiled"))):
+        torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-9)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    y0 = Y0.clone().requires_grad_()
+    args = {"w": torch.tensor(2.0, dtype=torch64)}
+    sol = torchivp.solve(f, y0, TIMES, args, method="bosh3", runner="compiled")
+    with pytest.raises(torchivp.GradientError, match="runner='eager'"):
+        torch.autograd.grad(sol.y.sum(), y0, create_graph=True)
+
+
+def test_autograd_through_the_loop_is_refused() -> None:
+    with pytest.raises(torchivp.NotCompilable, match="gradient='direct'"):
+        gradient("compiled", Y0, gradient="direct")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from .._types import PyTree
 from ..errors import InputError, InputTypeError, SolveError
-from ..gradients import GRADIENTS, Gradient
+from ..gradients import GRADIENTS, Discrete, Gradient
 from ..methods import Method
 from ..methods.table import choose_method
 from ..names import choose
 from ..problem import as_times, check_monotone
+from ..runners import INLINE
 from ..solution import Solution, Stats
 from ..solve import solve
 from ..state import as_state, from_numpy, tree_map
@@ -85,9 +88,13 @@ class ODEBlock(nn.Module):
         self._takes_time = not time_channel and (takes_two(func) if takes_time is None else takes_time)
         self._count = {"forward": 0, "backward": 0}
         self._last: dict[str, int] | None = None
+        self._settled = SimpleNamespace()
 
     def forward(self, x: PyTree) -> PyTree:
         """The state at the end, shaped like ``x``."""
+        inline = INLINE.get(self.options.get("runner", ""))
+        if inline is not None and torch.compiler.is_compiling():
+            return self._inline(inline, x)
         return tree_map(lambda y: no_view(y[-1]), self._solve(x, self.t, save="end").y)
 
     def trajectory(self, x: PyTree, t: Any) -> PyTree:
@@ -155,11 +162,43 @@ class ODEBlock(nn.Module):
         self._last = solution.counters
         return solution
 
+    def _inline(self, inline: Any, x: PyTree) -> PyTree:
+        """The same solve as part of the graph that is being traced."""
+        recorded = torch.is_grad_enabled() and not torch.compiler.is_exporting()
+        dtypes = tuple(leaf.dtype for leaf in tree_leaves(x))
+        name = self._settle(dtypes, recorded, self.t, self.method, self.rtol, self.atol, self.gradient, **self.options)
+        return inline.end(self.func, self._ask, getattr(self._settled, name), x)
+
+    @torch._dynamo.assume_constant_result  # type: ignore[attr-defined]
+    def _settle(
+        self, dtypes: tuple[torch.dtype, ...], recorded: bool, t: Any, method: Any, rtol: Any, atol: Any, gradient: Any, **options: Any
+    ) -> str:
+        """Write down what a solve in a graph goes by, while the graph is traced.
+
+        The settings come as arguments, so that the graph is traced again if one of them changes.
+
+        Returns:
+            The name under which it is written down. (Constants of a graph are numbers and strings.)
+        """
+        if not isinstance(choose("gradient", gradient, Gradient, GRADIENTS), Discrete):
+            raise InputError(
+                f"A block inside a compiled or exported model has the gradient 'discrete', not {gradient!r}. Write "
+                f"gradient='discrete', or call the model as it is."
+            )
+        terms = INLINE[options["runner"]].terms(dtypes, t, choose_method(method), rtol, atol, options, recorded)
+        name = "_".join(["recorded" if recorded else "unrecorded", *(str(dtype).removeprefix("torch.") for dtype in dtypes)])
+        if getattr(self._settled, name, None) != terms:
+            setattr(self._settled, name, terms)
+        return name
+
+    def _ask(self, func: Callable[..., Any], t: Tensor, x: PyTree) -> PyTree:
+        if self.time_channel:
+            return func(with_time_channel(t, x))
+        return func(t, x) if self._takes_time else func(x)
+
     def _field(self, t: Tensor, x: PyTree) -> PyTree:
         try:
-            if self.time_channel:
-                return self.func(with_time_channel(t, x))
-            return self.func(t, x) if self._takes_time else self.func(x)
+            return self._ask(self.func, t, x)
         except (TypeError, RuntimeError) as error:
             explain(error, "func(t, x)" if self._takes_time else "func(x)")
             raise

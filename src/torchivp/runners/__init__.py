@@ -30,5 +30,6 @@ ROW_RUNNERS = {
     "compiled": Runner(compiled.rows.run, rows.run, compiled.rows.with_gradient),
 }
 COMPACT_RUNNERS = {"eager": Runner(rows.run_compacted, rows.run_compacted)}
+INLINE = {"compiled": compiled.inline}  # runners that can solve inside a graph that is being traced
 
-__all__ = ["COMPACT_RUNNERS", "ROW_RUNNERS", "RUNNERS", "Runner", "run"]
+__all__ = ["COMPACT_RUNNERS", "INLINE", "ROW_RUNNERS", "RUNNERS", "Runner", "run"]

@@ -37,7 +37,7 @@ class Record(NamedTuple):
         for i, y in enumerate(self.ys):
             y.index_put_(at, taken.ys[i].unsqueeze(0))
         for i, k in enumerate(self.ks):
-            k.index_put_(at, torch.stack([stage[i] for stage in taken.stages]).unsqueeze(0))
+            k.index_put_(at, torch.stack([stage[i] for stage in taken.stages[: k.shape[1]]]).unsqueeze(0))
 
     def first(self, n: int) -> Record:
         """The first ``n`` slots."""

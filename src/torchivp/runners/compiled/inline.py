@@ -23,6 +23,7 @@ from ...methods.explicit_rk import ExplicitRungeKutta
 from ...per_sample.loop import RUNNING
 from ...plan import choose_controller
 from .backward import Adjoint, make_backward
+from .compile import keep_saved_buffers
 from .program import Record, make_program
 from .step import NONFINITE, SUCCESS, Carry, Fixed, Form, State, size, slopes, wide
 
@@ -83,6 +84,8 @@ def terms(
         InputError: for what only a solve outside of graphs can do.
     """
     check(dtypes, method, rtol, atol, options)
+    if recorded:
+        keep_saved_buffers()
     controller = choose_controller(method, options.get("controller"), options.get("dt"))
     if controller.adaptive and not isinstance(controller, PID):
         raise not_here(f"{controller!r} (PID and FixedSteps are compiled)")

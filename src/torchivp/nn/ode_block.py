@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_leaves
 
 from .._types import PyTree
@@ -162,31 +163,39 @@ class ODEBlock(nn.Module):
         self._last = solution.counters
         return solution
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _SETTINGS:  # a graph is traced again where this text has changed
+            self.__dict__["_settings"] = repr([self.__dict__.get(setting) for setting in _SETTINGS])
+
     def _inline(self, inline: Any, x: PyTree) -> PyTree:
         """The same solve as part of the graph that is being traced."""
         recorded = torch.is_grad_enabled() and not torch.compiler.is_exporting()
         dtypes = tuple(leaf.dtype for leaf in tree_leaves(x))
-        name = self._settle(dtypes, recorded, self.t, self.method, self.rtol, self.atol, self.gradient, **self.options)
+        name = self._settle(dtypes, recorded, self._settings)
         return inline.end(self.func, self._ask, getattr(self._settled, name), x)
 
     @torch._dynamo.assume_constant_result  # type: ignore[attr-defined]
-    def _settle(
-        self, dtypes: tuple[torch.dtype, ...], recorded: bool, t: Any, method: Any, rtol: Any, atol: Any, gradient: Any, **options: Any
-    ) -> str:
+    def _settle(self, dtypes: tuple[torch.dtype, ...], recorded: bool, settings: str) -> str:
         """Write down what a solve in a graph goes by, while the graph is traced.
 
-        The settings come as arguments, so that the graph is traced again if one of them changes.
-
         Returns:
-            The name under which it is written down. (Constants of a graph are numbers and strings.)
+            The name under which it is written down: a constant that a graph can hold.
         """
-        if not isinstance(choose("gradient", gradient, Gradient, GRADIENTS), Discrete):
+        if not isinstance(choose("gradient", self.gradient, Gradient, GRADIENTS), Discrete):
             raise InputError(
-                f"A block inside a compiled or exported model has the gradient 'discrete', not {gradient!r}. Write "
+                f"A block inside a compiled or exported model has the gradient 'discrete', not {self.gradient!r}. Write "
                 f"gradient='discrete', or call the model as it is."
             )
-        terms = INLINE[options["runner"]].terms(dtypes, t, choose_method(method), rtol, atol, options, recorded)
-        name = "_".join(["recorded" if recorded else "unrecorded", *(str(dtype).removeprefix("torch.") for dtype in dtypes)])
+        if recorded and any(isinstance(x, _DropoutNd) and x.training and x.p > 0 for x in submodules(self.func)):
+            raise InputError(
+                "Dropout in func draws other numbers when the backward pass of a compiled model takes the steps again. Leave "
+                "it out of func, or call the model as it is."
+            )
+        terms = INLINE[self.options["runner"]].terms(
+            dtypes, self.t, choose_method(self.method), self.rtol, self.atol, self.options, recorded
+        )
+        name = "_".join(["recorded" if recorded else "unrecorded", *(str(x).removeprefix("torch.") for x in dtypes)])
         if getattr(self._settled, name, None) != terms:
             setattr(self._settled, name, terms)
         return name
@@ -247,6 +256,14 @@ class CountedField:
 
 _FIXED = ("f", "y0", "t", "args", "method", "rtol", "atol", "gradient", "save", "dense", "throw", "start")
 _OPTIONS = inspect.signature(solve).parameters.keys() - set(_FIXED)
+
+
+_SETTINGS = ("t", "method", "rtol", "atol", "gradient", "options")
+
+
+def submodules(func: object) -> list[nn.Module]:
+    """The modules in ``func``, itself included."""
+    return list(func.modules()) if isinstance(func, nn.Module) else []
 
 
 def checked_times(t: Any) -> list[float]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import install_import_hook
+
 from typechecking import checked_modules
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -40,7 +40,9 @@ class ODEBlock(nn.Module):
         time_channel: give the time as an additional channel of ``x`` (dimension 1; the last one of a vector or ``[B, D]``),
             and call ``func(x_with_time)``: the first layer of ``func`` then takes one channel more.
         takes_time: whether ``func`` is ``f(t, x)`` (True) or ``f(x)`` (False), where it cannot be told from its signature.
-        options: any other keyword of ``solve`` that concerns the steps (``dt=``, ``controller=``, ``max_steps=``, ...).
+        options: any other keyword of ``solve`` that concerns the steps (``dt=``, ``controller=``, ``max_steps=``, ...). With
+            ``runner="compiled"`` a model that contains the block can be compiled as one graph, or exported; a solve that fails in
+            there returns nan.
 
     Attributes:
         nfe: evaluations of ``func`` in forward passes (failed ones too) since ``reset_nfe``; may be set, ``block.nfe = 0``.
@@ -175,7 +177,7 @@ class ODEBlock(nn.Module):
         name = self._settle(dtypes, recorded, self._settings)
         return inline.end(self.func, self._ask, getattr(self._settled, name), x)
 
-    @torch._dynamo.assume_constant_result  # type: ignore[attr-defined]
+    @torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
     def _settle(self, dtypes: tuple[torch.dtype, ...], recorded: bool, settings: str) -> str:
         """Write down what a solve in a graph goes by, while the graph is traced.
 

@@ -81,14 +81,14 @@ def keep_saved_buffers() -> None:
     import torch._functorch.config as config
     from torch._dynamo.callback import CallbackArgs, callback_handler
 
-    if not config.donated_buffer:  # type: ignore[attr-defined]
+    if not config.donated_buffer:
         return
 
     def put_back(_: CallbackArgs) -> None:
-        config.donated_buffer = True  # type: ignore[attr-defined]
+        config.donated_buffer = True
         callback_handler.end_callbacks = [x for x in callback_handler.end_callbacks if x is not put_back]
 
-    config.donated_buffer = False  # type: ignore[attr-defined]
+    config.donated_buffer = False
     callback_handler.register_end_callback(put_back)
 
 

@@ -1,4 +1,4 @@
-"""A whole solve as part of a larger graph: what a model that is compiled as one, or exported, runs in place of ``torchivp.solve``.
+"""A whole solve as part of a larger graph: of a model that is compiled as one, or exported.
 
 Nothing can be raised inside a graph, so that a solve that fails there ends in nan.
 """
@@ -25,6 +25,7 @@ from ...plan import choose_controller
 from .backward import Adjoint, make_backward
 from .compile import keep_saved_buffers
 from .program import Record, make_program
+from .pure import Pure
 from .step import NONFINITE, SUCCESS, Carry, Fixed, Form, State, size, slopes, wide
 
 ROOM = 256  # accepted adaptive steps that a training pass holds where max_steps was not given
@@ -133,7 +134,8 @@ def check(dtypes: tuple[torch.dtype, ...], method: Method, rtol: Any, atol: Any,
         f"{method!r} (explicit Runge-Kutta methods are compiled)": not isinstance(method, ExplicitRungeKutta),
         f"a state of {', '.join(map(str, dtypes))}": not dtypes or not all(x.is_floating_point for x in dtypes),
         "tolerances that are no numbers": not all(isinstance(x, int | float) for x in (rtol, atol)),
-        f"norm={options.get('norm')!r} ('rms' and 'max' are compiled)": options.get("norm", "rms") not in ("rms", "max"),
+        f"norm={options.get('norm')!r} ('rms' and 'max' are compiled)": options.get("norm", "rms")
+        not in ("rms", "max"),
         **{f"{name}=": True for name in sorted(options.keys() - _TAKEN)},
     }
     for reason, there in reasons.items():
@@ -142,7 +144,9 @@ def check(dtypes: tuple[torch.dtype, ...], method: Method, rtol: Any, atol: Any,
 
 
 def not_here(reason: str) -> InputError:
-    return InputError(f"A solve inside a compiled or exported model does not go with {reason}. Leave it out, or call the model as it is.")
+    return InputError(
+        f"A solve inside a compiled or exported model does not go with {reason}. Leave it out, or call the model as it is."
+    )
 
 
 def limits_of(
@@ -164,7 +168,8 @@ class Function:
     """
 
     def __init__(self, f: Callable[..., Any], ask: Ask, spec: TreeSpec):
-        self.f, self.ask, self.spec = f, ask, spec
+        self.f: Any = f
+        self.ask, self.spec = ask, spec
         named = dict(f.named_parameters()) if isinstance(f, nn.Module) else {}
         self.names = tuple(named)
         self.held = list(named.values())
@@ -175,7 +180,7 @@ class Function:
         def f(*arguments: Any) -> PyTree:
             return functional_call(self.f, given, arguments) if given else self.f(*arguments)
 
-        out, spec = tree_flatten(self.ask(f, t, tree_unflatten(list(ys), self.spec)))
+        out, _ = tree_flatten(self.ask(f, t, tree_unflatten(list(ys), self.spec)))
         if len(out) != len(ys) or any(k.shape != y.shape or k.dtype != y.dtype for k, y in zip(out, ys)):
             raise InputError(
                 "A solve inside a compiled or exported model needs slopes of the very structure, shapes and dtypes of the "
@@ -194,13 +199,13 @@ def end(f: Callable[..., Any], ask: Ask, terms: Terms, y: PyTree) -> PyTree:
         y: the state at the start, a pytree of tensors.
     """
     leaves, spec = tree_flatten(y)
-    pure = Function(f, ask, spec)
+    pure: Any = Function(f, ask, spec)
     fixed = fixed_of(terms, leaves)
     ys = [x.to(terms.working) for x in leaves]
     batch = leaves[0].shape[: terms.batch_dims]
     t0 = full(terms.t0, leaves[0], batch)
     if terms.form.slots:
-        refuse_lost_gradient(terms, pure, fixed, t0, ys)
+        refuse_lost_gradient(terms, pure, fixed, pure.held, t0, ys)
         ks = slopes(terms.form, pure, fixed, pure.held, t0, ys)
         code, *ends = Solved.apply(terms, pure, len(ys), *ys, *ks, *pure.held)
     else:
@@ -208,7 +213,9 @@ def end(f: Callable[..., Any], ask: Ask, terms: Terms, y: PyTree) -> PyTree:
             ys = [x.detach() for x in ys]
             held = [x.detach() for x in pure.held]
             ks = slopes(terms.form, pure, fixed, held, t0, ys)
-            last = make_program(terms.form, pure)(begin(terms, pure, fixed, held, ys, ks), fixed, held, None, no_limit(ys))
+            last = make_program(terms.form, pure)(
+                begin(terms, pure, fixed, held, ys, ks), fixed, held, None, no_limit(ys)
+            )
             code, ends = last.code, last.ys
     fate = torch.where(code == SUCCESS, 1.0, torch.nan)
     return tree_unflatten([(wide(fate, x) * x).to(like.dtype) for x, like in zip(ends, leaves)], spec)
@@ -218,7 +225,7 @@ class Solved(torch.autograd.Function):
     """The loop forwards, and the same steps backwards."""
 
     @staticmethod
-    def forward(ctx: Any, terms: Terms, pure: Function, n: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, terms: Terms, pure: Pure, n: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         ys, ks, held = tensors[:n], tensors[n : 2 * n], tensors[2 * n :]
         fixed, record = fixed_of(terms, ys), new_record(terms, ys)
         start = begin(terms, pure, fixed, held, ys, ks)
@@ -240,10 +247,10 @@ class Solved(torch.autograd.Function):
         return (None, None, None, *before.ys, *before.ks, *before.held)
 
 
-def refuse_lost_gradient(terms: Terms, pure: Function, fixed: Fixed, t0: Tensor, ys: State) -> None:
+def refuse_lost_gradient(terms: Terms, pure: Pure, fixed: Fixed, held: State, t0: Tensor, ys: State) -> None:
     """Raise where ``f`` reaches tensors that require grad and that it does not hold: the backward pass would not know them."""
     with torch.enable_grad():
-        ks = slopes(terms.form, pure, fixed, [x.detach() for x in pure.held], t0, [y.detach() for y in ys])
+        ks = slopes(terms.form, pure, fixed, [x.detach() for x in held], t0, [y.detach() for y in ys])
     if any(k.requires_grad for k in ks):
         raise InputError(
             "func uses tensors that require grad but are no parameters of func: inside a compiled model they would get no "
@@ -290,7 +297,7 @@ def new_record(terms: Terms, ys: State) -> Record:
     )
 
 
-def begin(terms: Terms, pure: Function, fixed: Fixed, held: State, ys: State, ks: State) -> Carry:
+def begin(terms: Terms, pure: Pure, fixed: Fixed, held: State, ys: State, ks: State) -> Carry:
     """Where the loop starts from."""
     y, batch, controller = ys[0], ys[0].shape[: terms.batch_dims], terms.form.controller
     t0 = full(terms.t0, y, batch)
@@ -324,7 +331,7 @@ def all_finite(xs: State, batch: int) -> Tensor:
     return torch.stack(finite).all(0)
 
 
-def first_step(terms: Terms, pure: Function, fixed: Fixed, held: State, ys: State, ks: State) -> Tensor:
+def first_step(terms: Terms, pure: Pure, fixed: Fixed, held: State, ys: State, ks: State) -> Tensor:
     """Hairer's first step, as in ``controllers.initial_step``."""
     form, batch = terms.form, terms.batch_dims
     t0 = full(terms.t0, ys[0], ys[0].shape[:batch])

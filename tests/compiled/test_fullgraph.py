@@ -41,6 +41,19 @@ class Timed(nn.Module):
         return torch.tanh(self.linear(x)) * torch.cos(self.w * t) + self.shift
 
 
+class Tied(nn.Module):
+    """One layer in two places, and one parameter in two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.b.weight = self.a.weight
+        self.layers = nn.Sequential(self.a, nn.Tanh(), self.b, nn.Tanh(), self.a)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
     """Nothing compiled yet; and without the run-time type checks, which torch.compile cannot trace."""
@@ -93,8 +106,9 @@ def test_explain_sees_one_graph_and_no_break(settings: dict[str, Any]) -> None:
         (mlp, {**RK4, "t": (0.0, 0.5, 2.0)}),
         (mlp, {"method": "bosh3", "norm": "max", "controller": torchivp.PID(p=0.4, i=0.3), "stop_times": [0.3]}),
         (lambda: nn.Sequential(nn.Linear(5, 4), nn.Tanh()), {**TSIT5, "time_channel": True}),
+        (Tied, RK4),
     ],
-    ids=["backwards in time", "grid", "PI", "time channel"],
+    ids=["backwards in time", "grid", "PI", "time channel", "tied"],
 )
 def test_a_training_step(func: Any, settings: dict[str, Any]) -> None:
     check_step(*models(func(), **settings))

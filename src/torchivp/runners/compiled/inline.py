@@ -170,15 +170,18 @@ class Function:
     def __init__(self, f: Callable[..., Any], ask: Ask, spec: TreeSpec):
         self.f: Any = f
         self.ask, self.spec = ask, spec
-        named = dict(f.named_parameters()) if isinstance(f, nn.Module) else {}
-        self.names = tuple(named)
-        self.held = list(named.values())
+        self.held: list[Tensor] = []
+        self.places: dict[str, int] = {}  # a parameter of two layers has two names
+        for name, x in named_parameters(f):
+            known = [i for i, y in enumerate(self.held) if y is x]
+            self.places[name] = known[0] if known else len(self.held)
+            self.held += [] if known else [x]
 
     def __call__(self, t: Tensor, ys: State, held: State) -> tuple[Tensor, ...]:
-        given = dict(zip(self.names, held))
+        given = {name: held[i] for name, i in self.places.items()}
 
         def f(*arguments: Any) -> PyTree:
-            return functional_call(self.f, given, arguments) if given else self.f(*arguments)
+            return functional_call(self.f, given, arguments, tie_weights=False) if given else self.f(*arguments)
 
         out, _ = tree_flatten(self.ask(f, t, tree_unflatten(list(ys), self.spec)))
         if len(out) != len(ys) or any(k.shape != y.shape or k.dtype != y.dtype for k, y in zip(out, ys)):
@@ -187,6 +190,16 @@ class Function:
                 "state. Return such tensors from func."
             )
         return tuple(out)
+
+
+def named_parameters(f: object) -> list[tuple[str, Tensor]]:
+    """The parameters of every layer, once for each layer that has them."""
+    layers = f.named_modules() if isinstance(f, nn.Module) else []
+    return [
+        (f"{prefix}.{name}" if prefix else name, x)
+        for prefix, layer in layers
+        for name, x in layer.named_parameters(recurse=False)
+    ]
 
 
 def end(f: Callable[..., Any], ask: Ask, terms: Terms, y: PyTree) -> PyTree:

@@ -2,7 +2,7 @@
 #
 #   make demo         the main job: two solves against their exact solutions, then the ODENet on handwritten digits
 #   make test         the test suite
-#   make check        the longer checks (tests/check), the wheel in an empty environment among them
+#   make check        the longer checks (tests/check and what is marked slow), the wheel in an empty environment among them
 #   make wheel-check  only that one
 #   make bench        the benchmarks, side by side with the peers; writes benchmarks/results/
 #   make docs         the documentation into site/, strictly
@@ -31,10 +31,11 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 -m "not slow" $(ARGS)
 
 check: $(VENV)/.installed-check
 	$(ONE_THREAD) $(BIN)/python -m pytest tests/check $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 -m slow $(ARGS)
 
 wheel-check: $(VENV)/.installed-check
 	$(ONE_THREAD) $(BIN)/python -m pytest tests/check/test_wheel.py $(ARGS)

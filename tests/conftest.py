@@ -18,12 +18,14 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+from typechecking import checked_modules
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 if "torchivp" in sys.modules:
     raise RuntimeError("torchivp was imported before its type checks were installed; look for a plugin that does so.")
-install_import_hook("torchivp", "typechecking.typechecked")
+install_import_hook(checked_modules(), "typechecking.typechecked")
 
 
 class Traced(MetaPathFinder):

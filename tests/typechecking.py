@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeDecorHintPep3119Exception
+
+# What torch.compile traces when a model is compiled around it: it cannot trace the checks of functions made there.
+TRACED = {f"torchivp.runners.compiled.{name}" for name in ("backward", "inline", "program", "step")}
+
+
+def checked_modules() -> list[str]:
+    """The modules whose functions are checked; packages are left out, because their names would stand for all inside."""
+    source = Path(importlib.util.find_spec("torchivp").origin).parent
+    names = (".".join(("torchivp", *path.relative_to(source).with_suffix("").parts)) for path in source.rglob("*.py"))
+    return sorted(name for name in names if name not in TRACED and not name.endswith(".__init__"))
+
 
 # An int is a float to people and to PEP 484: solve(f, y0, (0, 1), rtol=1).
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))

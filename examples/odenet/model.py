@@ -15,7 +15,13 @@ def build_func(d: int, hidden: int = 124) -> nn.Sequential:
 
 
 def build_model(
-    pixels: int, d: int = 32, *, method: str = "tsit5", tol: float = 1e-3, gradient: str = "discrete"
+    pixels: int,
+    d: int = 32,
+    *,
+    method: str = "tsit5",
+    tol: float = 1e-3,
+    gradient: str = "discrete",
+    runner: str = "eager",
 ) -> nn.Sequential:
     """The ODENet: images ``[B, pixels]`` to the scores of the ten digits ``[B, 10]``.
 
@@ -25,8 +31,10 @@ def build_model(
         method: solver of the block, such as ``"tsit5"`` or ``"dopri5"``.
         tol: its relative and absolute tolerance.
         gradient: how the block is differentiated: ``"discrete"``, ``"direct"`` or ``"adjoint"``.
+        runner: how it is solved: ``"eager"`` or ``"compiled"``.
     """
-    block = ODEBlock(build_func(d), t=(0.0, 1.0), method=method, rtol=tol, atol=tol, gradient=gradient)
+    settings = {"method": method, "rtol": tol, "atol": tol, "gradient": gradient, "runner": runner}
+    block = ODEBlock(build_func(d), t=(0.0, 1.0), **settings)
     return nn.Sequential(nn.Linear(pixels, d), nn.ReLU(), nn.BatchNorm1d(d), block, nn.BatchNorm1d(d), nn.Linear(d, 10))
 
 

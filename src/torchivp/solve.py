@@ -96,8 +96,8 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
         gradient: ``'discrete'`` (the exact gradient of the computed solution, in little memory), ``'direct'`` (the same by
             autograd through the loop), ``'adjoint'`` (the continuous adjoint), ... (see ``torchivp.gradients``); or one with
             settings, such as ``torchivp.gradients.Discrete(every="sqrt")``.
-        runner: ``'eager'`` (plain PyTorch), ``'compiled'`` (the whole loop as one program: microseconds a step, after some seconds of
-            compilation), or ``'auto'`` (the first until the second pays).
+        runner: ``'eager'`` (plain PyTorch), ``'compiled'`` (the whole loop as one program: microseconds a step, after some
+            seconds of compilation), ``'auto'`` (the first until the second pays), or ``'cuda_graph'``.
         progress: show a bar on stderr (needs tqdm).
         on_step: called with the time and the state after every accepted step; a true return value stops the solve.
         throw: raise SolveError if the solve fails; otherwise return the part done, marked by its status (also after Ctrl-C).

@@ -29,6 +29,7 @@ def run(n: int = 3, t: Any = (0.0, 1.0), runner: str = "compiled", **settings: A
         return torchivp.solve(decay, y0, t, method="bosh3", save="end", runner=runner, **settings)
 
 
+@pytest.mark.slow
 def test_one_compilation_serves_other_numbers_and_two_all_sizes() -> None:
     before = len(torchivp.compilations())
     run()
@@ -55,6 +56,7 @@ class TestAuto:
         monkeypatch.setattr(auto, "SOLVES", 2)
         auto._habits.clear()
 
+    @pytest.mark.slow
     def test_it_starts_in_plain_pytorch_and_goes_on_compiled(self) -> None:
         run()
         before = decay_habit(run(runner="auto"))
@@ -147,6 +149,7 @@ def test_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     assert "100%" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_block_counts() -> None:
     func = nn.Linear(2, 2).double()
     blocks = [ODEBlock(func, method="bosh3", runner=runner) for runner in ("eager", "compiled")]
@@ -159,6 +162,7 @@ def test_a_block_counts() -> None:
     assert len(torchivp.compilations()) == before
 
 
+@pytest.mark.slow
 def test_odeint() -> None:
     for t in (TIMES, TIMES + 0.5):
         with torch.no_grad():

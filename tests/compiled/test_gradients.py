@@ -33,7 +33,7 @@ def gradient(runner: str, y0: Tensor, batch_dims: int = 0, gradient: Any = "disc
     return [*torch.autograd.grad((weights * sol.y).sum(), [y0, w, DRIVE, *TURN.parameters()])]
 
 
-@pytest.mark.parametrize(("y0", "batch_dims"), [(Y0, 0), (ROWS, 1)], ids=["one", "rows"])
+@pytest.mark.parametrize(("y0", "batch_dims"), [(Y0, 0), pytest.param(ROWS, 1, marks=pytest.mark.slow)], ids=["one", "rows"])
 def test_the_same_gradients(y0: Tensor, batch_dims: int) -> None:
     for factor in (1.0, 0.5):  # the second without a compilation
         before = len(torchivp.compilations())
@@ -52,11 +52,13 @@ def test_a_parameter_changed_between_two_solves() -> None:
         assert not torch.equal(compiled, old)
 
 
+@pytest.mark.slow
 def test_the_continuous_adjoint_over_a_compiled_forward_pass() -> None:
     for eager, compiled in zip(*(gradient(runner, Y0, gradient="adjoint") for runner in ("eager", "compiled"))):
         torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_second_derivative_is_refused() -> None:
     y0 = Y0.clone().requires_grad_()
     args = {"w": torch.tensor(2.0, dtype=torch64)}

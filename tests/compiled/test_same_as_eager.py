@@ -16,7 +16,7 @@ from torchivp import PID, Event
 pytestmark = pytest.mark.compiled
 
 
-@pytest.mark.parametrize("method", ["bosh3", "tsit5", "dopri5", "dopri8", "rk4"])
+@pytest.mark.parametrize("method", ["tsit5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bosh3", "dopri5", "dopri8", "rk4"))])
 def test_the_same_steps(method: str) -> None:
     first = {"rk4": {"dt": 0.1}, "dopri8": {"dt": 0.5}}  # dopri8's own first step has an error made of rounding alone
     eager, compiled = both(SWING, Y0, (0.0, 3.0), method=method, save="steps", **first.get(method, {}))
@@ -26,6 +26,7 @@ def test_the_same_steps(method: str) -> None:
     assert more == (1 + eager.stats.rejected if method == "rk4" else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["bosh3", "rk4"])
 def test_the_same_steps_of_rows(method: str) -> None:
     fixed = {"dt": 0.1} if method == "rk4" else {}
@@ -88,16 +89,20 @@ class TestOneForm:
         pair = both(SWING, 5 * Y0, TIMES, method="bosh3")
         assert_same(*pair)
 
+    @pytest.mark.slow
     def test_backwards_in_time(self) -> None:
         self.check(t=-TIMES)
 
+    @pytest.mark.slow
     def test_a_tolerance_for_each_entry(self) -> None:
         self.check(atol=torch.tensor([1e-5, 1e-8], dtype=torch64))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("how", [{"controller": PID(p=0.4, i=0.3)}, {"norm": "max"}], ids=["PI", "max"])
     def test_other_control(self, how: dict[str, Any]) -> None:
         self.check(**how)
 
+    @pytest.mark.slow
     def test_only_the_end(self) -> None:
         self.check(save="end")
 
@@ -131,10 +136,12 @@ class TestRows:
     def test_too_many_steps(self) -> None:
         self.check(max_steps=9, throw=False)
 
+    @pytest.mark.slow
     def test_coupled(self) -> None:
         self.check(couple=True)
 
 
+@pytest.mark.slow
 def test_float32_and_a_time_that_it_cannot_hold() -> None:
     f = Swing(torch.float32)
     for end in (0.1, 0.3):  # rounded up, rounded down
@@ -153,6 +160,7 @@ class Pair:
 torch.utils._pytree.register_dataclass(Pair)
 
 
+@pytest.mark.slow
 def test_trees_and_args() -> None:
     def f(t: Tensor, y: dict[str, Any], args: tuple[Tensor, Tensor]) -> dict[str, Any]:
         k, m = args
@@ -163,11 +171,13 @@ def test_trees_and_args() -> None:
     assert_same(*both(f, y0, (0.0, 1.0), args, method="bosh3", save="steps"))
 
 
+@pytest.mark.slow
 def test_a_dataclass() -> None:
     f = lambda t, y: Pair(-y.b, y.a)
     assert_same(*both(f, Pair(Y0, 2 * Y0), (0.0, 1.0), method="bosh3", save="steps"))
 
 
+@pytest.mark.slow
 def test_a_slope_that_is_not_finite() -> None:
     f = lambda t, y: torch.where(t < 0.5, -y, torch.nan)
     eager, compiled = both(f, Y0, (0.0, 1.0), method="bosh3", save="steps", throw=False)
@@ -176,6 +186,7 @@ def test_a_slope_that_is_not_finite() -> None:
     assert abs(float(compiled.t[-1]) - 0.5) < 1e-9
 
 
+@pytest.mark.slow
 def test_a_number_that_f_closes_over() -> None:
     """The new one counts, and a whole number that nothing depends on does not have f compiled again."""
     found = []

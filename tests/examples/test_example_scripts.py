@@ -16,6 +16,7 @@ import layers
 import oscillator
 import parameter_sweep
 import pytest
+import serve_odenet
 import torch
 import train_distributed
 import train_odenet
@@ -174,6 +175,21 @@ def test_progress_without_tqdm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
     assert lines[-1].startswith("training: 100 %")
+
+
+@pytest.mark.compiled
+@pytest.mark.slow
+def test_an_odenet_is_served_without_its_source(tmp_path: Path) -> None:
+    """In a process of its own: torch.compile cannot trace the type checks of this one."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, serve_odenet.__file__, "--output-dir", str(tmp_path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    accuracy = float(done.stdout.split("without torchivp: test accuracy ")[1].split("%")[0])
+    difference = float(done.stdout.split("Largest difference from the eager model: ")[1])
+    assert accuracy > 80
+    assert difference < 1e-4
+    assert (tmp_path / "odenet.pt2").is_file()
 
 
 def test_distributed_training_in_one_process(capsys: pytest.CaptureFixture[str]) -> None:

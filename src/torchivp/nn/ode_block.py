@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._pytree import tree_leaves
 
 from .._types import PyTree
 from ..errors import InputError, InputTypeError, SolveError
-from ..gradients import GRADIENTS, Gradient
+from ..gradients import GRADIENTS, Discrete, Gradient
 from ..methods import Method
 from ..methods.table import choose_method
 from ..names import choose
 from ..problem import as_times, check_monotone
+from ..runners import INLINE
 from ..solution import Solution, Stats
 from ..solve import solve
 from ..state import as_state, from_numpy, tree_map
@@ -36,7 +40,9 @@ class ODEBlock(nn.Module):
         time_channel: give the time as an additional channel of ``x`` (dimension 1; the last one of a vector or ``[B, D]``),
             and call ``func(x_with_time)``: the first layer of ``func`` then takes one channel more.
         takes_time: whether ``func`` is ``f(t, x)`` (True) or ``f(x)`` (False), where it cannot be told from its signature.
-        options: any other keyword of ``solve`` that concerns the steps (``dt=``, ``controller=``, ``max_steps=``, ...).
+        options: any other keyword of ``solve`` that concerns the steps (``dt=``, ``controller=``, ``max_steps=``, ...). With
+            ``runner="compiled"`` a model that contains the block can be compiled as one graph, or exported; a solve that fails in
+            there returns nan.
 
     Attributes:
         nfe: evaluations of ``func`` in forward passes (failed ones too) since ``reset_nfe``; may be set, ``block.nfe = 0``.
@@ -85,9 +91,13 @@ class ODEBlock(nn.Module):
         self._takes_time = not time_channel and (takes_two(func) if takes_time is None else takes_time)
         self._count = {"forward": 0, "backward": 0}
         self._last: dict[str, int] | None = None
+        self._settled = SimpleNamespace()
 
     def forward(self, x: PyTree) -> PyTree:
         """The state at the end, shaped like ``x``."""
+        inline = INLINE.get(self.options.get("runner", ""))
+        if inline is not None and torch.compiler.is_compiling():
+            return self._inline(inline, x)
         return tree_map(lambda y: no_view(y[-1]), self._solve(x, self.t, save="end").y)
 
     def trajectory(self, x: PyTree, t: Any) -> PyTree:
@@ -155,11 +165,51 @@ class ODEBlock(nn.Module):
         self._last = solution.counters
         return solution
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _SETTINGS:  # a graph is traced again where this text has changed
+            self.__dict__["_settings"] = repr([self.__dict__.get(setting) for setting in _SETTINGS])
+
+    def _inline(self, inline: Any, x: PyTree) -> PyTree:
+        """The same solve as part of the graph that is being traced."""
+        recorded = torch.is_grad_enabled() and not torch.compiler.is_exporting()
+        dtypes = tuple(leaf.dtype for leaf in tree_leaves(x))
+        name = self._settle(dtypes, recorded, self._settings)
+        return inline.end(self.func, self._ask, getattr(self._settled, name), x)
+
+    @torch._dynamo.assume_constant_result  # type: ignore[untyped-decorator]
+    def _settle(self, dtypes: tuple[torch.dtype, ...], recorded: bool, settings: str) -> str:
+        """Write down what a solve in a graph goes by, while the graph is traced.
+
+        Returns:
+            The name under which it is written down: a constant that a graph can hold.
+        """
+        if not isinstance(choose("gradient", self.gradient, Gradient, GRADIENTS), Discrete):
+            raise InputError(
+                f"A block inside a compiled or exported model has the gradient 'discrete', not {self.gradient!r}. Write "
+                f"gradient='discrete', or call the model as it is."
+            )
+        if recorded and any(isinstance(x, _DropoutNd) and x.training and x.p > 0 for x in submodules(self.func)):
+            raise InputError(
+                "Dropout in func draws other numbers when the backward pass of a compiled model takes the steps again. Leave "
+                "it out of func, or call the model as it is."
+            )
+        terms = INLINE[self.options["runner"]].terms(
+            dtypes, self.t, choose_method(self.method), self.rtol, self.atol, self.options, recorded
+        )
+        name = "_".join(["recorded" if recorded else "unrecorded", *(str(x).removeprefix("torch.") for x in dtypes)])
+        if getattr(self._settled, name, None) != terms:
+            setattr(self._settled, name, terms)
+        return name
+
+    def _ask(self, func: Callable[..., Any], t: Tensor, x: PyTree) -> PyTree:
+        if self.time_channel:
+            return func(with_time_channel(t, x))
+        return func(t, x) if self._takes_time else func(x)
+
     def _field(self, t: Tensor, x: PyTree) -> PyTree:
         try:
-            if self.time_channel:
-                return self.func(with_time_channel(t, x))
-            return self.func(t, x) if self._takes_time else self.func(x)
+            return self._ask(self.func, t, x)
         except (TypeError, RuntimeError) as error:
             explain(error, "func(t, x)" if self._takes_time else "func(x)")
             raise
@@ -216,6 +266,14 @@ class CountedField:
 
 _FIXED = ("f", "y0", "t", "args", "method", "rtol", "atol", "gradient", "save", "dense", "throw", "start")
 _OPTIONS = inspect.signature(solve).parameters.keys() - set(_FIXED)
+
+
+_SETTINGS = ("t", "method", "rtol", "atol", "gradient", "options")
+
+
+def submodules(func: object) -> list[nn.Module]:
+    """The modules in ``func``, itself included."""
+    return list(func.modules()) if isinstance(func, nn.Module) else []
 
 
 def checked_times(t: Any) -> list[float]:

@@ -49,5 +49,6 @@ COMPACT_RUNNERS = {
     "compiled": Runner(_no_compaction, _no_compaction),
     "auto": Runner(rows.run_compacted, rows.run_compacted),
 }
+INLINE = dict.fromkeys(("compiled", "auto"), compiled.inline)  # runners that can solve inside a graph being traced
 
-__all__ = ["COMPACT_RUNNERS", "ROW_RUNNERS", "RUNNERS", "Compilation", "Runner", "compilations", "run"]
+__all__ = ["COMPACT_RUNNERS", "INLINE", "ROW_RUNNERS", "RUNNERS", "Compilation", "Runner", "compilations", "run"]

@@ -1,5 +1,5 @@
 """``runner="compiled"``: the whole loop as one program."""
 
-from . import rows, single
+from . import inline, rows, single
 
-__all__ = ["rows", "single"]
+__all__ = ["inline", "rows", "single"]

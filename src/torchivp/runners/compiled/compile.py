@@ -156,6 +156,26 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def keep_saved_buffers() -> None:
+    """Until the compilation that is going on ends, let no backward pass write into what its forward pass saved.
+
+    Inductor (2.13) looks up which inputs of a backward graph it may overwrite by their number, and does so for the inputs of
+    the loops inside as well, whose numbers mean something else: gradients came out wrong.
+    """
+    import torch._functorch.config as config
+    from torch._dynamo.callback import CallbackArgs, callback_handler
+
+    if not config.donated_buffer:
+        return
+
+    def put_back(_: CallbackArgs) -> None:
+        config.donated_buffer = True
+        callback_handler.end_callbacks = [x for x in callback_handler.end_callbacks if x is not put_back]
+
+    config.donated_buffer = False
+    callback_handler.register_end_callback(put_back)
+
+
 @contextmanager
 def announced(what: str) -> Iterator[None]:
     """Say on stderr that something is compiled, once it takes long."""

@@ -131,12 +131,10 @@ def weighted(weights: Sequence[Number], terms: Sequence[Tensor]) -> Tensor:
 
 def extra_stages(form: Form) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
     """Nodes and rows of the stages that only the interpolant needs."""
+    if not form.looks_inside:
+        return (), ()
     dense = form.tableau.dense or hermite(form.tableau)
-    return (
-        (tuple(map(float, dense.c)), tuple(tuple(map(float, row)) for row in dense.a))
-        if form.looks_inside
-        else ((), ())
-    )
+    return tuple(map(float, dense.c)), tuple(tuple(map(float, row)) for row in dense.a)
 
 
 def stage_count(form: Form) -> int:

@@ -33,7 +33,9 @@ def gradient(runner: str, y0: Tensor, batch_dims: int = 0, gradient: Any = "disc
     return [*torch.autograd.grad((weights * sol.y).sum(), [y0, w, DRIVE, *TURN.parameters()])]
 
 
-@pytest.mark.parametrize(("y0", "batch_dims"), [(Y0, 0), pytest.param(ROWS, 1, marks=pytest.mark.slow)], ids=["one", "rows"])
+@pytest.mark.parametrize(
+    ("y0", "batch_dims"), [(Y0, 0), pytest.param(ROWS, 1, marks=pytest.mark.slow)], ids=["one", "rows"]
+)
 def test_the_same_gradients(y0: Tensor, batch_dims: int) -> None:
     for factor in (1.0, 0.5):  # the second without a compilation
         before = len(torchivp.compilations())

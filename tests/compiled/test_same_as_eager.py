@@ -16,7 +16,9 @@ from torchivp import PID, Event
 pytestmark = pytest.mark.compiled
 
 
-@pytest.mark.parametrize("method", ["tsit5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bosh3", "dopri5", "dopri8", "rk4"))])
+@pytest.mark.parametrize(
+    "method", ["tsit5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bosh3", "dopri5", "dopri8", "rk4"))]
+)
 def test_the_same_steps(method: str) -> None:
     first = {"rk4": {"dt": 0.1}, "dopri8": {"dt": 0.5}}  # dopri8's own first step has an error made of rounding alone
     eager, compiled = both(SWING, Y0, (0.0, 3.0), method=method, save="steps", **first.get(method, {}))

@@ -788,3 +788,18 @@ def test_nonsense_that_only_the_solve_knows() -> None:
         ODEBlock(mlp())(torch.ones(1, 4).long())
     with pytest.raises(SolveError, match=r"slope of shape \(1, 3\), but the state has shape \(1, 4\)"):
         ODEBlock(nn.Linear(4, 3))(torch.ones(1, 4))
+
+
+@pytest.mark.parametrize("couple", [False, True])
+def test_rows_with_steps_of_their_own(couple: bool) -> None:
+    """The output is that of each row alone, in the shape of the input."""
+    torch.manual_seed(0)
+    func = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
+    x = torch.randn(5, 3)
+    block = ODEBlock(func, batch_dims=1, couple=couple)
+    alone = ODEBlock(func)
+    assert block(x).shape == x.shape
+    assert torch.allclose(block(x), torch.stack([alone(row) for row in x]), rtol=1e-4, atol=1e-5)
+    times = torch.tensor([0.3, 1.0])
+    assert block.trajectory(x, times).shape == (2, 5, 3)
+    assert torch.allclose(block.trajectory(x, times)[1], block(x), rtol=1e-4, atol=1e-5)

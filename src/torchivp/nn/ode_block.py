@@ -98,7 +98,7 @@ class ODEBlock(nn.Module):
         inline = INLINE.get(self.options.get("runner", ""))
         if inline is not None and torch.compiler.is_compiling():
             return self._inline(inline, x)
-        return tree_map(lambda y: no_view(y[-1]), self._solve(x, self.t, save="end").y)
+        return tree_map(lambda y: no_view(y[-1]), self._over_time(self._solve(x, self.t, save="end")))
 
     def trajectory(self, x: PyTree, t: Any) -> PyTree:
         """The states at the times ``t``, the "layers" in between.
@@ -116,9 +116,9 @@ class ODEBlock(nn.Module):
         """
         times = self._times_from_start(t)
         if float(times[0].detach()) == self.t[0]:
-            return tree_map(no_view, self._solve(x, times).y)
-        full = self._solve(x, torch.cat([times.new_tensor(self.t[:1]), times])).y
-        return tree_map(lambda y: no_view(y[1:]), full)
+            return tree_map(no_view, self._over_time(self._solve(x, times)))
+        full = self._solve(x, torch.cat([times.new_tensor(self.t[:1]), times]))
+        return tree_map(lambda y: no_view(y[1:]), self._over_time(full))
 
     @property
     def nfe(self) -> int:
@@ -147,6 +147,11 @@ class ODEBlock(nn.Module):
 
     def extra_repr(self) -> str:
         return f"t={self.t}, method={self.method!r}, rtol={self.rtol}, atol={self.atol}, gradient={self.gradient!r}"
+
+    def _over_time(self, solution: Any) -> PyTree:
+        """The values with time as the first axis, also where rows have steps of their own."""
+        rows = self.options.get("batch_dims", 0)
+        return tree_map(lambda y: y.movedim(rows, 0), solution.y) if rows else solution.y
 
     def _solve(self, x: PyTree, t: Any, save: str = "t") -> Solution:
         if self.time_channel:

@@ -84,6 +84,10 @@ class Problem:
         """Where the solve starts."""
         return self.t[0] if self.resume is None else self.resume.t
 
+    def finite_start(self) -> Rows:
+        """``y0`` for a first look at ``f``, which is never shown numbers that are not finite."""
+        return torch.where(torch.isfinite(self.y0.detach()), self.y0, 0.0)
+
     def timed(self, span: Span) -> Span:
         """The span with times that carry gradients, where they are wanted."""
         return self.clock.timed(span)

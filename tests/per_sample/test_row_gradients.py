@@ -175,7 +175,7 @@ def test_a_row_that_fails_contributes_what_it_has(gradient: str) -> None:
     assert float(at_y0[2]) == 0
 
 
-@pytest.mark.parametrize("gradient", ["discrete", "forward", "interpolated", "gauss"])
+@pytest.mark.parametrize("gradient", ["direct", "discrete", "forward", "interpolated", "gauss"])
 def test_a_rejected_step_that_overflowed_leaves_no_nan(gradient: str) -> None:
     """The second row's first attempt is 10,000 times too long."""
     p = torch.ones((), dtype=torch.float64, requires_grad=True)

@@ -234,7 +234,8 @@ def test_rows_fail_alone() -> None:
     assert torch.equal(error.value.solution.y[0], sol.y[0])
 
 
-def test_f_never_sees_nan() -> None:
+@pytest.mark.parametrize("recorded", [False, True])
+def test_f_never_sees_nan(recorded: bool) -> None:
     """Rows that failed or ended are asked about again with the others, but with numbers."""
     seen: list[Tensor] = []
 
@@ -243,9 +244,8 @@ def test_f_never_sees_nan() -> None:
         assert torch.isfinite(t).all()
         return torch.sqrt(1 - y) * torch.tensor([[-1.0], [5.0], [1.0], [0.1]], dtype=F64)
 
-    y0 = torch.tensor([[0.5], [0.99], [math.nan], [0.0]], dtype=F64)
-    with torch.no_grad():
-        sol = torchivp.solve(f, y0, (0.0, 1.0), batch_dims=1, throw=False)
+    y0 = torch.tensor([[0.5], [0.99], [math.nan], [0.0]], dtype=F64, requires_grad=recorded)
+    sol = torchivp.solve(f, y0, (0.0, 1.0), batch_dims=1, throw=False)
     assert sol.failed
     rows = torch.stack(seen)
     assert torch.isfinite(rows[:, [0, 2, 3]]).all()

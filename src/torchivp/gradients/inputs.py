@@ -95,7 +95,7 @@ def find_inputs(problem: Problem, plan: Plan) -> tuple[Inputs, KnownSlope]:
             span = plan.limits.cut(problem.t0, math.inf)
             with watch(plan.steps_vary, taken_again=True):
                 args = [leaves[i] for i in places]
-                slope, closed, extra = probe(problem.field, span, problem.y0, args, requiring_grad(objects))
+                slope, closed, extra = probe(problem.field, span, problem.finite_start(), args, requiring_grad(objects))
         except OutputError:  # the solve meets it again and reports it with its time
             problem.field.evaluations = 0
         else:

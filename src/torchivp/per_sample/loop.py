@@ -226,6 +226,9 @@ def attempted_step(problem: RowsProblem, plan: Plan, state: RowsState) -> RowsTa
         state.fail(state.running, Status.MAX_STEPS, step)
     if not n_accepted:
         return None
+    if not all_taken and torch.is_grad_enabled() and not bool(torch.isfinite(ratio).all()):
+        timed = timed.again()  # what a row was rejected for may have overflowed, and 0 times inf has no gradient
+        step = plan.method.step(problem.field, timed, y0, known)
     y1 = span.choose(step.y1, y0)
     return RowsTaken(problem, plan, span, timed, y0, before, was_ready, known, step, y1, draws)
 

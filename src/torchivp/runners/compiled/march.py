@@ -119,7 +119,7 @@ def look_at(problem: Problem, name: str) -> Seen:
     layout, field = problem.layout, problem.field
     with torch.no_grad():
         time_there = field.time(problem.t0).to(layout.real_dtype)
-        state = layout.unravel(problem.y0.detach())
+        state = layout.unravel(problem.finite_start().detach())
         f = getattr(field.f, "uncounted", field.f)
         try:
             seen = tracer_of(f)(f, time_there, state, field.args)

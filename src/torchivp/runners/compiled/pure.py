@@ -153,6 +153,7 @@ class Tracer:
         if part is None:
             part = self.parts[number, results] = part_of(self.graphs[number], results)
         arguments = tuple(self._argument(number, n, inputs[n], t, ys, held) for n in part.inputs)
+        self.last = (-1, (), ())  # holds no tensors of the user's
         key = (part.text, arguments, part.results)
         if key not in self.known:
             self.known[key] = Pure(part.graph, arguments, part.results, self.name, self.codes)

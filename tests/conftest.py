@@ -54,7 +54,39 @@ hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, d
 hypothesis.settings.load_profile("fixed")
 
 
+# What takes longest and has a quicker relative in the suite: `make check` runs it. Parts of the names of tests.
+SLOW = (
+    "test_an_interrupt_keeps_the_part_done[rows]",
+    "test_same_as_eager.py::TestRows::test_jump_times",
+    "test_same_as_eager.py::TestRows::test_dense",
+    "test_same_as_eager.py::TestRows::test_events",
+    "test_same_as_eager.py::TestOneForm::test_jump_times",
+    "test_a_training_step[backwards in time]",
+    "test_a_training_step[time channel]",
+    "test_a_training_step[tied]",
+    "test_small_scripts[parameter_sweep]",
+    "test_reversible_is_exact[kepler",
+    "test_direct_is_the_derivative_of_the_numbers[kepler]",
+    "test_those_along_the_stored_solution_need_no_way_back[kepler",
+    "test_many_steps_back[Reversible(tsit5)]",
+    "test_outputs_and_dense_output[alf]",
+    "test_outputs_and_dense_output[adaptive_heun]",
+    "test_dense_output_meets_the_steps[alf]",
+    "test_dense_output_meets_the_steps[adaptive_heun]",
+    "test_reversible_on_uneven_grids[",
+    "test_rows_are_what_they_are_alone[alf",
+    "test_rows_are_what_they_are_alone[reversible_heun",
+    "test_against_diffrax_with_a_first_step_of_its_own[dopri5-1e-08]",
+    "test_a_changed_coefficient_is_noticed[dopri8]",
+    "test_adams[ImplicitAdams(order=8",
+    "test_adams[ExplicitAdams(order=8",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(part in item.nodeid for part in SLOW):
+            item.add_marker(pytest.mark.slow)
     if torch.cuda.is_available():
         return
     for item in items:

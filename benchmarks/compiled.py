@@ -25,14 +25,24 @@ OURS, EAGER = "torchivp.solve(runner='compiled')", "torchivp.solve"
 TORCHDIFFEQ, TORCHODE, DIFFRAX = "torchdiffeq.odeint", "torchode", "diffrax, jitted"
 
 
-def contender(rows: list[Row], contenders: dict[str, Any], name: str, run: Callable[[], Any], **about: Any) -> None:
-    """Add one; what its first call takes longer than the second is counted as its compilation."""
+def contender(
+    rows: list[Row],
+    contenders: dict[str, Any],
+    name: str,
+    run: Callable[[], Any],
+    errors: Callable[[Any], dict[str, float]],
+) -> None:
+    """Add one; what its first call takes longer than the second is its compilation.
+
+    Args:
+        errors: of what ``run`` gives, for the row.
+    """
     start = time.perf_counter()
-    run()
+    outcome = run()
     first = time.perf_counter() - start
     start = time.perf_counter()
     run()
-    rows.append(Row(name, ours=name.startswith("torchivp"), **about))
+    rows.append(Row(name, ours=name.startswith("torchivp"), **errors(outcome)))
     if name in (OURS, DIFFRAX):
         rows[-1].compile_seconds = first - (time.perf_counter() - start)
     contenders[name] = run
@@ -56,7 +66,7 @@ def of_spiral(outputs: int, rounds: int) -> Table:
     rows: list[Row] = []
     contenders: dict[str, Any] = {}
     for name, way in ways.items():
-        contender(rows, contenders, name, way, error=largest_error(torch.tensor(way().tolist()), exact))
+        contender(rows, contenders, name, way, lambda y: {"error": largest_error(torch.tensor(y.tolist()), exact)})
     timed(rows, contenders, rounds)
     return Table(f"spiral, {outputs} outputs" if outputs > 2 else "spiral, the end", rows)
 
@@ -84,12 +94,15 @@ def of_spiral_gradient(rounds: int) -> Table:
         TORCHDIFFEQ: gradient(lambda: torchdiffeq.odeint(f, y0, t, **how)),
         DIFFRAX: spiral_gradient_in_jax(t),
     }
-    exact = ways[EAGER]()
+    exact = ways[EAGER]().double()
+
+    def off(g: Any) -> dict[str, float]:
+        return {"gradient_error": largest_error(torch.tensor(g.tolist()), exact) / float(exact.abs().max())}
+
     rows: list[Row] = []
     contenders: dict[str, Any] = {}
     for name, way in ways.items():
-        off = largest_error(torch.tensor(way().tolist()), exact.double()) / float(exact.abs().max())
-        contender(rows, contenders, name, way, gradient_error=off)
+        contender(rows, contenders, name, way, off)
     timed(rows, contenders, min(rounds, 7))
     return Table("spiral, the gradient of 1000 outputs", rows)
 
@@ -131,6 +144,10 @@ def of_network(case: training.Case, threads: int, rounds: int) -> Table:
     size = float(gradient.abs().max())
     f = Layers(case.f.layers)
 
+    def off(values: Tensor) -> dict[str, float]:
+        gradient_error = largest_error(training.gradient_of(case.f), gradient) / size
+        return {"error": largest_error(values, end), "gradient_error": gradient_error}
+
     def ours(runner: str, gradient: str) -> training.Solver:
         how = {"save": "end", "runner": runner, "gradient": gradient, **training.OPTIONS}
         return lambda f, x, t: training.last(torchivp.solve(f, x, t, **how).y)
@@ -143,10 +160,7 @@ def of_network(case: training.Case, threads: int, rounds: int) -> Table:
     rows: list[Row] = []
     contenders: dict[str, Any] = {}
     for name, solver in solvers.items():
-        values = training.train(case, f, solver)
-        error = {"error": largest_error(values, end)}
-        error["gradient_error"] = largest_error(training.gradient_of(case.f), gradient) / size
-        contender(rows, contenders, name, lambda solver=solver: training.train(case, f, solver), **error)
+        contender(rows, contenders, name, lambda solver=solver: training.train(case, f, solver), off)
     run, row = training.diffrax_row(case, end, gradient)
     rows.append(row)
     contenders[row.name] = run
@@ -182,12 +196,15 @@ def of_ensemble(n: int, gradient: bool, rounds: int) -> Table:
         TORCHDIFFEQ: through(per_sample.with_torchdiffeq),
         DIFFRAX: ensemble_in_jax(case, gradient),
     }
-    exact = per_sample.tight(case.f, leaf if gradient else y0, rho, span)
+    exact = per_sample.tight(case.f, y0, rho, span)
+
+    def off(y: Any) -> dict[str, float]:
+        return {} if gradient else {"error": largest_error(torch.tensor(y.tolist()), exact)}
+
     rows: list[Row] = []
     contenders: dict[str, Any] = {}
     for name, way in ways.items():
-        error = {} if gradient else {"error": largest_error(torch.tensor(way().tolist()), exact)}
-        contender(rows, contenders, name, way, **error)
+        contender(rows, contenders, name, way, off)
     timed(rows, contenders, min(rounds, 5) if gradient else rounds)
     return Table(f"Lorenz, {n:,} rows, 2 threads" + (", the gradient" if gradient else ""), rows)
 

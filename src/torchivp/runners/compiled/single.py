@@ -20,7 +20,7 @@ from ...per_sample.loop import CODES
 from ...plan import Plan
 from ...problem import Problem
 from ...progress import watched
-from ...saving import EndOnly, GivenTimes
+from ...saving import EveryStep, GivenTimes
 from ...solution import Status
 from ...span import OneSpan
 from ...trajectory import Start, Tape
@@ -65,7 +65,8 @@ def with_gradient(problem: Problem, plan: Plan) -> Run | None:
             values, out.trajectory.end = outcome.attached()
             out.state.y = out.trajectory.end
             times, _ = out.trajectory.known
-            out.trajectory.known = times, torch.cat([problem.y0] * writer.starts + [values])
+            last = [out.trajectory.end] if writer.ends_too else []
+            out.trajectory.known = times, torch.cat([*[problem.y0] * writer.starts, values, *last])
             out.recorded = True
     return out
 
@@ -174,11 +175,12 @@ class AtOnce:
 
     def __init__(self, problem: Problem, plan: Plan, out: Run, for_gradient: bool = False):
         self.plan, self.trajectory, self.layout = plan, out.trajectory, problem.layout
-        given = isinstance(plan.save, GivenTimes)
-        device = problem.layout.device
-        self.times = torch.tensor([problem.t], dtype=torch.float64, device=device) if given else None
-        self.wanted = for_gradient or plan.dense or not isinstance(plan.save, EndOnly)
-        self.looks_inside = plan.dense or (given and len(problem.t) > 2)
+        given, device = isinstance(plan.save, GivenTimes), problem.layout.device
+        inside = problem.t[1:-1] if given else []  # the start is known, and the end is where the loop stops
+        self.times = torch.tensor([inside], dtype=torch.float64, device=device) if inside else None
+        self.end = problem.t[-1] if given and problem.t[-1] > problem.t[0] else None
+        self.wanted = for_gradient or plan.dense or bool(inside) or isinstance(plan.save, EveryStep)
+        self.looks_inside = plan.dense or bool(inside)
         self.slopes = ALL if self.looks_inside else int(for_gradient)
         self.for_gradient = for_gradient
         tableau = plan.method.tableau  # type: ignore[attr-defined]
@@ -197,7 +199,7 @@ class AtOnce:
             new = written(self.layout, part)
             if self.times is not None:
                 found = values_at(new, self.times, self.weights)
-            elif not isinstance(self.plan.save, EndOnly):
+            elif isinstance(self.plan.save, EveryStep):
                 found = ends_of(new)
             if self.plan.dense:
                 self.pieces.append(polynomials(new, self.weights))
@@ -209,8 +211,11 @@ class AtOnce:
         trajectory = self.trajectory
         found = [x for x in self.found if x is not None]
         first = torch.tensor([o.t for o in trajectory.outputs], dtype=torch.float64, device=self.layout.device)
-        states = [*trajectory.knots, trajectory.end[:0], *(x.values for x in found)]
-        trajectory.known = torch.cat([first, *(x.t for x in found)]), torch.cat(states)
+        self.ends_too = self.end is not None and trajectory.end_time == self.end
+        last, end = (first.new_tensor([trajectory.end_time]), trajectory.end)
+        n = int(self.ends_too)
+        states = torch.cat([*trajectory.knots, *(x.values for x in found), end[:n]])
+        trajectory.known = torch.cat([first, *(x.t for x in found), last[:n]]), states
         if self.pieces:
             columns = zip(*((p.t0, p.dt, p.coefficients) for p in self.pieces))
             trajectory.polynomials = StepPolynomials(*(torch.cat(x) for x in columns))

@@ -20,7 +20,6 @@ from .pure import Codes
 
 _number = count(1)
 _NOTE_AFTER = 2.0  # seconds
-_CACHEABLE = "torch.ops.higher_order.while_loop"
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor, fx
 
 _SHORT = 8  # terms that inductor writes out instead of looping over them
-_FEW, _ROWS = (
-    4_096,
-    4,
-)  # entries of a matrix and rows before it, for which calling a library costs more than the product
+_FEW, _ROWS = 4_096, 4  # entries of a matrix, and rows before it: below, calling a library costs more than the product
 
 
 def is_small(x: Tensor, matrix: Tensor, terms: int) -> bool:

@@ -56,7 +56,12 @@ hypothesis.settings.load_profile("fixed")
 
 # What takes longest and has a quicker relative in the suite: `make check` runs it. Parts of the names of tests.
 SLOW = (
-    "test_an_interrupt_keeps_the_part_done[rows]",
+    "test_an_interrupt_keeps_the_part_done[",
+    "test_a_thousand_steps_leave_nothing_behind",
+    "test_what_is_unstable_backwards_is_reported",
+    "-hessian]",
+    "test_vmap.py::test_every_method_that_can[",
+    "test_outputs_and_dense_output[reversible_heun]",
     "test_same_as_eager.py::TestRows::test_jump_times",
     "test_same_as_eager.py::TestRows::test_dense",
     "test_same_as_eager.py::TestRows::test_events",

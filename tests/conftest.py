@@ -7,10 +7,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import numpy as np
@@ -27,24 +24,6 @@ if "torchivp" in sys.modules:
     raise RuntimeError("torchivp was imported before its type checks were installed; look for a plugin that does so.")
 install_import_hook(checked_modules(), "typechecking.typechecked")
 
-
-class Traced(MetaPathFinder):
-    """Modules whose functions torch.compile looks into, which it cannot through type checks: they are left out."""
-
-    names = ("torchivp.runners.compiled", "torchivp.controllers.pid", "torchivp.controllers.fixed")
-    names += (
-        "torchivp.compat.torchdiffeq.control",
-        "torchivp.compat.torchdiffeq.functions",
-        "torchivp.methods.tableau",
-    )
-    names += ("torchivp.nn.ode_block",)
-
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        traced = any(fullname == name or fullname.startswith(name + ".") for name in self.names)
-        return PathFinder.find_spec(fullname, path, target) if traced else None
-
-
-sys.meta_path.insert(0, Traced())
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -10,15 +10,24 @@ from typing import Any
 from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeDecorHintPep3119Exception
 
-# What torch.compile traces when a model is compiled around it: it cannot trace the checks of functions made there.
-TRACED = {f"torchivp.runners.compiled.{name}" for name in ("backward", "inline", "program", "step")}
+# What torch.compile looks into, which it cannot through checks: these modules, and those inside them.
+TRACED = (
+    "torchivp.runners.compiled",
+    "torchivp.controllers.pid",
+    "torchivp.controllers.fixed",
+    "torchivp.compat.torchdiffeq.control",
+    "torchivp.compat.torchdiffeq.functions",
+    "torchivp.methods.tableau",
+    "torchivp.nn.ode_block",
+)
 
 
 def checked_modules() -> list[str]:
     """The modules whose functions are checked; packages are left out, because their names would stand for all inside."""
     source = Path(importlib.util.find_spec("torchivp").origin).parent
     names = (".".join(("torchivp", *path.relative_to(source).with_suffix("").parts)) for path in source.rglob("*.py"))
-    return sorted(name for name in names if name not in TRACED and not name.endswith(".__init__"))
+    traced = tuple(f"{name}." for name in TRACED)
+    return sorted(name for name in names if not name.endswith(".__init__") and not f"{name}.".startswith(traced))
 
 
 # An int is a float to people and to PEP 484: solve(f, y0, (0, 1), rtol=1).

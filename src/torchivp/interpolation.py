@@ -41,6 +41,12 @@ class StepPolynomials:
         return StepPolynomials(f(self.t0), f(self.dt), f(self.coefficients))
 
 
+def of_steps(t0: Tensor, dt: Tensor, y0: Tensor, k: Tensor, weights: Tensor) -> StepPolynomials:
+    """From starts and sizes ``[N]``, states ``[N, D]`` and slopes ``[N, S, D]`` of steps with the same weights ``[P, S]``."""
+    higher = torch.matmul(weights, k.to(weights.dtype)).to(y0.dtype) * dt.to(y0.real.dtype).view(-1, 1, 1)
+    return StepPolynomials(t0, dt, torch.cat([y0.unsqueeze(1), higher], dim=1))
+
+
 @without_autocast
 def fit(pieces: Sequence[Piece]) -> StepPolynomials:
     """The polynomials of the given steps (padded to the highest degree where a multistep method changed its own)."""
@@ -48,14 +54,11 @@ def fit(pieces: Sequence[Piece]) -> StepPolynomials:
     t0 = as_times([p.span.t for p in pieces], device)
     dt = as_times([p.span.t1 for p in pieces], device) - t0
     y0 = torch.cat([p.y0 for p in pieces])
-    degrees = [len(p.weights) for p in pieces]
-    size = dt.to(y0.real.dtype).view(-1, 1, 1)
     if all(p.weights is pieces[0].weights for p in pieces):
-        weights = pieces[0].weights
-        higher = torch.matmul(weights, torch.stack([p.k for p in pieces]).to(weights.dtype)).to(y0.dtype)
-    else:
-        width = max(degrees)
-        higher = torch.stack([_padded(p.weights @ p.k, width) for p in pieces])
+        return of_steps(t0, dt, y0, torch.stack([p.k for p in pieces]), pieces[0].weights)
+    width = max(len(p.weights) for p in pieces)
+    higher = torch.stack([_padded(p.weights @ p.k, width) for p in pieces])
+    size = dt.to(y0.real.dtype).view(-1, 1, 1)
     return StepPolynomials(t0, dt, torch.cat([y0.unsqueeze(1), higher * size], dim=1))
 
 

@@ -114,10 +114,14 @@ class RowsState:
     ) -> None:
         """These rows failed."""
         rows = rows & self.running
-        sizes = self.dt if dt is None else dt
-        for row in rows.nonzero().flatten().tolist():
-            self.failed[row] = Failed(float(self.t[row]), float(sizes[row]), _of_row(step, row, len(self.t)), error)
+        self.note_failure(rows, self.dt if dt is None else dt, step, error)
         self.end(rows, status)
+
+    def note_failure(self, rows: Tensor, dt: Tensor, step: Step | None, error: Any = None) -> None:
+        """What these rows failed at, of those of which that is not known yet."""
+        for row in rows.nonzero().flatten().tolist():
+            if row not in self.failed:
+                self.failed[row] = Failed(float(self.t[row]), float(dt[row]), _of_row(step, row, len(self.t)), error)
 
 
 def begin(problem: RowsProblem) -> RowsState:

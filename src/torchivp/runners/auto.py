@@ -15,7 +15,7 @@ from ..plan import Plan
 from ..problem import Problem
 from ..randomness import RandomState
 from ..trajectory import Tape
-from .compiled.pure import name_of, owner_of
+from .compiled.pure import name_of, owner_of, uncounted
 from .compiled.setup import check
 from .eager import UNKNOWN, KnownSlope, Run
 
@@ -67,7 +67,7 @@ def habit_of(problem: Problem) -> Habit:
 
 
 def function(problem: Problem) -> Any:
-    return getattr(problem.field.f, "uncounted", problem.field.f)
+    return uncounted(problem.field.f)
 
 
 class Auto:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ def run(
     state.slope, state.slope_draws = known
     out.tape = None if new_tape is None else new_tape()
     may_fold = not (out.tape is not None or plan.dense or plan.events or torch.is_grad_enabled())
-    try:
+    with caught(plan, state):
         start(problem, plan, state)
         detector = watch_for_events(problem, plan, state)
         for taken in watched(march(problem, plan, state), problem, plan, state):
@@ -84,17 +85,24 @@ def run(
                 saving.fold(trajectory)
             if plan.on_step is not None and state.status is Status.RUNNING and plan.on_step(*as_user(problem, state)):
                 state.status = Status.STOPPED
+    bad = first_bad_step(plan, state)
+    if bad is not None:
+        return run_again_up_to(bad, problem, plan, state, new_tape, known)
+    out.counters = counters(problem, state)
+    return out
+
+
+@contextmanager
+def caught(plan: Plan, state: LoopState) -> Iterator[None]:
+    """What ends a solve from inside."""
+    try:
+        yield
     except OutputError as error:
         state.fail(Status.BAD_OUTPUT, error=error)
     except KeyboardInterrupt:
         if not plan.interruptible:
             raise
         state.status = Status.INTERRUPTED
-    bad = first_bad_step(plan, state)
-    if bad is not None:
-        return run_again_up_to(bad, problem, plan, state, new_tape, known)
-    out.counters = counters(problem, state)
-    return out
 
 
 def not_started(problem: Problem, plan: Plan, status: Status) -> Run:

@@ -24,7 +24,7 @@ from ...per_sample.loop import RUNNING
 from ...plan import choose_controller
 from .backward import Adjoint, make_backward
 from .compile import keep_saved_buffers
-from .program import Record, make_program
+from .program import Record, make_program, new_record
 from .pure import Pure
 from .step import NONFINITE, SUCCESS, Carry, Fixed, Form, State, size, slopes, wide
 
@@ -241,7 +241,7 @@ class Solved(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, terms: Terms, pure: Pure, n: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         ys, ks, held = tensors[:n], tensors[n : 2 * n], tensors[2 * n :]
-        fixed, record = fixed_of(terms, ys), new_record(terms, ys)
+        fixed, record = fixed_of(terms, ys), new_record(terms.form, ys[0].shape[: terms.batch_dims], ys)
         start = begin(terms, pure, fixed, held, ys, ks)
         last = make_program(terms.form, pure)(start, fixed, held, record, no_limit(ys))
         ctx.terms, ctx.pure, ctx.n = terms, pure, n
@@ -295,19 +295,6 @@ def fixed_of(terms: Terms, ys: State) -> Fixed:
         atol=tolerances[1],
         sign=full(terms.sign, y, batch),
         max_steps=full(terms.max_steps, y, dtype=torch.int64),
-    )
-
-
-def new_record(terms: Terms, ys: State) -> Record:
-    """Room for the accepted steps: where they start, with the slope there."""
-    n, y, batch = terms.form.slots, ys[0], ys[0].shape[: terms.batch_dims]
-    return Record(
-        torch.empty(n, *batch, dtype=torch.bool, device=y.device),
-        torch.empty(n, dtype=torch.int64, device=y.device),
-        torch.empty(n, *batch, dtype=torch.float64, device=y.device),
-        torch.empty(n, *batch, dtype=torch.float64, device=y.device),
-        tuple(torch.empty(n, *x.shape, dtype=x.dtype, device=x.device) for x in ys),
-        tuple(torch.empty(n, 1, *x.shape, dtype=x.dtype, device=x.device) for x in ys),
     )
 
 

@@ -15,10 +15,10 @@ from ...plan import Plan
 from ...problem import Problem
 from ...state import Layout
 from .compile import compiled, not_compiled
-from .program import Program, Record, make_program
-from .pure import Pure, Seen, tracer_of
+from .program import Program, Record, make_program, new_record
+from .pure import Pure, Seen, tracer_of, uncounted
 from .setup import form_of, rows_of, slots_for
-from .step import Carry, Fixed, Form, stage_count
+from .step import Carry, Fixed, Form
 
 _FIRST, _SECONDS = 2_000, 0.25  # attempts in the first call; how long the others should take
 
@@ -83,10 +83,9 @@ class Loop:
 
     def march(self, carry: Carry, fixed: Fixed, restarts: bool = True) -> Iterator[Part]:
         """Call after call, until no row is running."""
-        layout = self.problem.layout
         while bool((carry.code == RUNNING).any()):
             start = carry._replace(go=torch.ones_like(carry.go), slot=torch.zeros_like(carry.slot))
-            record: Any = new_record(self.form, layout, start) if self.form.slots else None
+            record: Any = new_record(self.form, start.t.shape, start.ys) if self.form.slots else None
             until = carry.tries + self.attempts
             began = time.perf_counter()
             with torch.no_grad():
@@ -120,7 +119,7 @@ def look_at(problem: Problem, name: str) -> Seen:
     with torch.no_grad():
         time_there = field.time(problem.t0).to(layout.real_dtype)
         state = layout.unravel(problem.finite_start().detach())
-        f = getattr(field.f, "uncounted", field.f)
+        f = uncounted(field.f)
         try:
             seen = tracer_of(f)(f, time_there, state, field.args)
         except Exception as error:
@@ -161,20 +160,6 @@ def evaluations_of(form: Form) -> int:
     """Evaluations of ``f`` in one attempt."""
     extra = len((form.tableau.dense.c if form.tableau.dense else ()) if form.looks_inside else ())
     return len(form.tableau.a) - 1 + extra + (not form.tableau.fsal)
-
-
-def new_record(form: Form, layout: Layout, at: Carry) -> Record:
-    """Room for the steps to come; only what is written to becomes memory."""
-    n, batch = form.slots + form.unroll, tuple(layout.batch)  # the last turn may begin in the last slot
-    stages = min(form.slopes, stage_count(form))
-    return Record(
-        torch.empty(n, *batch, dtype=torch.bool, device=layout.device),
-        torch.empty(n, dtype=torch.int64, device=layout.device),
-        torch.empty(n, *batch, dtype=torch.float64, device=layout.device),
-        torch.empty(n, *batch, dtype=torch.float64, device=layout.device),
-        tuple(torch.empty(n, *y.shape, dtype=y.dtype, device=y.device) for y in at.ys),
-        tuple(torch.empty(n, stages, *y.shape, dtype=y.dtype, device=y.device) for y in at.ys if stages),
-    )
 
 
 def written(layout: Layout, call: Part) -> Written:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...interpolation import StepPolynomials
+from ...interpolation import StepPolynomials, of_steps
 from .march import Written
 
 
@@ -65,7 +65,5 @@ def at(new: Written, rows: Tensor, slots: Tensor, t: Tensor, weights: Tensor) ->
 
 def polynomials(new: Written, weights: Tensor) -> StepPolynomials:
     """The interpolants of the steps of a single row."""
-    t0, dt = new.t.squeeze(1), (new.t1 - new.t).squeeze(1)
-    y0, k = new.y0.squeeze(1), new.k.squeeze(2)
-    higher = torch.matmul(weights, k.to(weights.dtype)).to(y0.dtype) * dt.to(y0.dtype).view(-1, 1, 1)
-    return StepPolynomials(t0, dt, torch.cat([y0.unsqueeze(1), higher], dim=1))
+    t = new.t.squeeze(1)
+    return of_steps(t, new.t1.squeeze(1) - t, new.y0.squeeze(1), new.k.squeeze(2), weights)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
 from .pure import Pure
-from .step import Carry, Fixed, Form, State, Taken, attempt
+from .step import Carry, Fixed, Form, State, Taken, attempt, stage_count
 
 
 class Record(NamedTuple):
@@ -43,6 +43,20 @@ class Record(NamedTuple):
             self.accepted[:n], self.tries[:n], self.t[:n], self.t1[:n], tuple(y[:n] for y in self.ys),
             tuple(k[:n] for k in self.ks),
         )  # fmt: skip
+
+
+def new_record(form: Form, batch: Sequence[int], ys: State) -> Record:
+    """Room for the steps to come; only what is written to becomes memory."""
+    n, device = form.slots + form.unroll, ys[0].device  # the last turn may begin in the last slot
+    stages = min(form.slopes, stage_count(form))
+    return Record(
+        torch.empty(n, *batch, dtype=torch.bool, device=device),
+        torch.empty(n, dtype=torch.int64, device=device),
+        torch.empty(n, *batch, dtype=torch.float64, device=device),
+        torch.empty(n, *batch, dtype=torch.float64, device=device),
+        tuple(torch.empty(n, *y.shape, dtype=y.dtype, device=device) for y in ys),
+        tuple(torch.empty(n, stages, *y.shape, dtype=y.dtype, device=device) for y in ys if stages),
+    )
 
 
 Program = Callable[..., Carry]

@@ -276,6 +276,11 @@ _number = count(1)
 _tracers: weakref.WeakKeyDictionary[Any, Tracer] = weakref.WeakKeyDictionary()
 
 
+def uncounted(f: Callable[..., Any]) -> Callable[..., Any]:
+    """The function itself, where ``f`` counts its calls."""
+    return getattr(f, "uncounted", f)
+
+
 def tracer_of(f: Callable[..., Any]) -> Tracer:
     """The tracer of this function."""
     owner = owner_of(f)

@@ -12,7 +12,6 @@ from torch import Tensor
 from ...autocast import without_autocast
 from ...collectives import without_collectives
 from ...methods.base import Step
-from ...methods.explicit_rk import coefficients
 from ...per_sample.events import RowDetector
 from ...per_sample.loop import CODES, RUNNING, RowsState, RowsTaken, begin, start
 from ...per_sample.problem import RowsProblem
@@ -28,7 +27,7 @@ from ..rows import caught, finished, first_outputs, keep
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, refuse_lost_gradient, written
 from .outputs import Found, ends_of, values_at
-from .setup import carry_of, check, fixed_of, rows_of
+from .setup import carry_of, check, fixed_of, rows_of, weights_of
 from .step import ALL, SUCCESS, Carry
 
 
@@ -178,23 +177,15 @@ def read_back(problem: RowsProblem, state: CompiledState, at: Carry) -> None:
 
 def blame(problem: RowsProblem, plan: Plan, state: CompiledState) -> None:
     """What the rows failed at: the attempt is made again, where their messages can look at it."""
-    code = state.code
-    bad = [
-        n
-        for n in code.unique().tolist()
-        if not CODES[n].success and n != RUNNING and CODES[n] is not Status.NONFINITE_STATE
-    ]
-    if not bad:
+    failures = torch.tensor([not s.success and s is not Status.RUNNING for s in CODES], device=state.t.device)
+    rows = failures[state.code]
+    if not bool(rows.any()):
         return
-    rows = torch.stack([code == n for n in bad]).any(0)
-    rows = rows & torch.tensor([b not in state.failed for b in range(len(code))], device=rows.device)
     span = plan.limits.cut(state.t, torch.where(rows, state.dt, 0.0))
     before = problem.field.evaluations
     step = plan.method.step(problem.field, span, state.y, ((state.t, problem.field.start_slope(span, state.y)),))
     problem.field.evaluations = before
-    ends, state.running = list(state.ends), rows
-    state.fail(rows, Status.MAX_STEPS, step)
-    state.ends = ends
+    state.note_failure(rows, state.dt, step)
 
 
 class AtOnce:
@@ -213,8 +204,7 @@ class AtOnce:
         self.wanted = for_gradient or inside or isinstance(plan.save, RowSteps)
         self.looks_inside, self.for_gradient = inside, for_gradient
         self.slopes = ALL if inside else int(for_gradient)
-        tableau = plan.method.tableau  # type: ignore[attr-defined]
-        self.weights = coefficients(tableau, problem.y0.dtype, problem.y0.device).weights
+        self.weights = weights_of(problem, plan)
         self.loop: Loop | None = None
         self.parts: list[Part] = []
         self.found: list[Found | None] = []
@@ -251,7 +241,6 @@ class StepByStep:
     def __init__(self, problem: RowsProblem, plan: Plan, out: Run):
         self.problem, self.plan, self.out = problem, plan, out
         self.loop: Any = None
-        self.handed: Any = ((), False)
 
     def start(self) -> None:
         events, problem = self.plan.events, self.problem
@@ -260,9 +249,9 @@ class StepByStep:
     def take(self, part: Part) -> None:
         problem, plan, state, new = self.problem, self.plan, self.out.state, written(self.problem.layout, part)
         tableau = plan.method.tableau  # type: ignore[attr-defined]
-        weights = coefficients(tableau, problem.y0.dtype, problem.y0.device).weights
+        weights = weights_of(problem, plan)
         if part.restarts:
-            self.handed = ((), False)
+            state.history, state.ready = (), False
         stages, width = len(tableau.b), problem.layout.size
         for n in range(new.steps):
             t, t1 = new.t[n], new.t1[n]
@@ -272,11 +261,10 @@ class StepByStep:
             last, first = plan.limits._last(t1), plan.limits._first(t)
             span = RowSpan(t, t1, t1 - t, spread(t1 - t, y0), last, first, state.frozen).taken_by(accepted)
             timed = problem.timed(span)
-            history, ready = self.handed
             end_slope = ((t1, k[stages - 1 : stages].clone()),) if tableau.fsal else ()
             step = Step(y1, k, weights, None, end_slope, ready=tableau.fsal)
             taken = RowsTaken(
-                problem, plan, span, timed, y0, history, ready, ((timed.t, k[:1]),), step, span.choose(y1, y0),
+                problem, plan, span, timed, y0, state.history, state.ready, ((timed.t, k[:1]),), step, span.choose(y1, y0),
                 looked_into=len(k) > stages,
             )  # fmt: skip
             state.t, state.y = torch.where(accepted, t1, state.t), taken.y1
@@ -286,7 +274,7 @@ class StepByStep:
             settled = taken.settled()
             if self.out.tape is not None:
                 self.out.tape.add(entry, Start(taken.y0, taken.history), Start(settled.y1, settled.history))
-            self.handed = (settled.history, settled.ready)
+            state.history, state.ready = settled.history, settled.ready
 
     def read_back(self, at: Carry) -> None:
         stopped = list(self.out.state.ends)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..._types import Rows
 from ...controllers import PID
 from ...errors import NotCompilable
-from ...methods.explicit_rk import ExplicitRungeKutta
+from ...methods.explicit_rk import ExplicitRungeKutta, coefficients
 from ...per_sample.loop import RUNNING
 from ...per_sample.problem import RowsProblem
 from ...per_sample.tolerance import RowTolerance
@@ -81,6 +81,12 @@ def form_of(problem: Problem, plan: Plan, *, slots: int, slopes: int, looks_insi
         unroll=_UNROLL if layout.size <= _TINY else 1,
         turned=bool((torch.as_tensor(problem.field.direction) < 0).any()),
     )
+
+
+def weights_of(problem: Problem, plan: Plan) -> Tensor:
+    """Of the method's interpolant, ``[P, S]``."""
+    tableau = plan.method.tableau  # type: ignore[attr-defined]
+    return coefficients(tableau, problem.y0.dtype, problem.y0.device).weights
 
 
 def slots_for(problem: Problem, plan: Plan, slopes: int) -> int:

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from ...autocast import without_autocast
 from ...collectives import without_collectives
-from ...errors import OutputError
 from ...interpolation import StepPolynomials
 from ...loop import LoopState, TakenStep, start
 from ...methods.base import Step
-from ...methods.explicit_rk import coefficients
 from ...per_sample.loop import CODES
 from ...plan import Plan
 from ...problem import Problem
@@ -24,11 +22,11 @@ from ...saving import EveryStep, GivenTimes
 from ...solution import Status
 from ...span import OneSpan
 from ...trajectory import Start, Tape
-from ..eager import UNKNOWN, KnownSlope, Run, counters, keep, not_started, watch_for_events
+from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_started, watch_for_events
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, refuse_lost_gradient, written
 from .outputs import Found, ends_of, polynomials, values_at
-from .setup import carry_of, check, fixed_of, rows_of
+from .setup import carry_of, check, fixed_of, rows_of, weights_of
 from .step import ALL, Carry
 
 
@@ -83,19 +81,13 @@ def begun(problem: Problem, plan: Plan, known: KnownSlope, kind: Kind) -> Run:
 def solve(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, kind: Kind) -> None:
     """From start to end."""
     state = out.state
-    try:
+    with caught(plan, state):
         start(problem, plan, state)
         writer.start()
         if state.status is Status.RUNNING and not plan.limits.anything_left(state.t):
             state.status = Status.SUCCESS
         if state.status is Status.RUNNING:
             follow(problem, plan, out, writer, kind)
-    except OutputError as error:
-        state.fail(Status.BAD_OUTPUT, error=error)
-    except KeyboardInterrupt:
-        if not plan.interruptible:
-            raise
-        state.status = Status.INTERRUPTED
     writer.finish()
     out.counters = counters(problem, state)
 
@@ -183,8 +175,7 @@ class AtOnce:
         self.looks_inside = plan.dense or bool(inside)
         self.slopes = ALL if self.looks_inside else int(for_gradient)
         self.for_gradient = for_gradient
-        tableau = plan.method.tableau  # type: ignore[attr-defined]
-        self.weights = coefficients(tableau, problem.y0.dtype, problem.y0.device).weights
+        self.weights = weights_of(problem, plan)
         self.loop: Loop | None = None
         self.parts: list[Part] = []
         self.found: list[Found | None] = []
@@ -237,7 +228,7 @@ class StepByStep:
     def take(self, part: Part) -> None:
         state, plan, new = self.out.state, self.plan, written(self.problem.layout, part)
         tableau = plan.method.tableau  # type: ignore[attr-defined]
-        weights = coefficients(tableau, self.problem.y0.dtype, self.problem.y0.device).weights
+        weights = weights_of(self.problem, plan)
         stages, fsal = len(tableau.b), tableau.fsal
         if part.restarts:
             state.history, state.ready = (), False

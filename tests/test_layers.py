@@ -42,6 +42,7 @@ LAYERS: list[tuple[str, ...]] = [
         "methods.base",
         "methods.tableau",
     ),
+    ("linalg",),
     ("methods", "controllers", "saving", "events", "per_sample.limits", "per_sample.saving", "per_sample.solution"),
     ("plan", "loop", "failures", "precision", "progress", "per_sample"),
     ("runners",),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +15,20 @@ from .errors import OutputError
 from .randomness import RandomState
 from .span import Span, spread
 from .state import Layout, flatten
+
+
+@dataclass
+class Counts:
+    """What an implicit method did with a field.
+
+    Attributes:
+        jacobians, factorisations: so many.
+        batched: no operation in ``f`` has refused yet to be differentiated in batches.
+    """
+
+    jacobians: int = 0
+    factorisations: int = 0
+    batched: bool = True
 
 
 class Field:
@@ -27,6 +43,8 @@ class Field:
 
     Attributes:
         evaluations: calls of ``f`` so far.
+        jacobian: how implicit methods come by Jacobians (a ``linalg.Jacobian``); None: by autograd.
+        linearised: state and slope where the newest one was found, and what was (see ``linalg.linearise``).
         draws: ``f`` draws random numbers, and whoever takes its steps again wants the same ones.
     """
 
@@ -48,6 +66,9 @@ class Field:
         self.autocast_dtypes = autocast_dtypes(layout.device)
         self.evaluations = 0
         self.draws = False
+        self.jacobian: Any = None
+        self.linearised: tuple[Rows, Rows, Any] | None = None
+        self.counts = Counts()
 
     def random_state(self) -> RandomState | None:
         """The state of the random generators, if ``f`` draws from them."""
@@ -56,7 +77,7 @@ class Field:
     def with_args(self, args: tuple[PyTree, ...]) -> Field:
         """The same field with other ``args`` and a counter of its own."""
         new = copy.copy(self)
-        new.args, new.evaluations = args, 0
+        new.args, new.evaluations, new.linearised, new.counts = args, 0, None, Counts()
         return new
 
     def __call__(self, t: Tensor, y: Rows) -> Rows:

@@ -51,6 +51,10 @@ class OneSpan(NamedTuple):
         """``change / dt``."""
         return change / self.dt
 
+    def sizes(self, y: Rows) -> Any:
+        """``dt`` as a factor of states ``[B, D]`` in the dtype of ``y``: here one number."""
+        return self.dt.to(y.real.dtype) if isinstance(self.dt, Tensor) else self.dt
+
     def each(self, y: Rows) -> Tensor:
         """The states in a row of numbers, ``[B, D]``: here one."""
         return y
@@ -80,6 +84,11 @@ class OneSpan(NamedTuple):
         if self.first is None:
             return self.t
         return self.t + (self.first - self.t.detach()) if isinstance(self.t, Tensor) else self.first
+
+    def ahead(self, fraction: float) -> float:
+        """A time inside the span, behind its start by this fraction of the start, or of the span where that is more."""
+        t, last = _number(self.start()), _number(self.t1) if self.last is None else self.last
+        return max(t, min(t + fraction * max(abs(t), self.size), last))
 
     def closed(self) -> OneSpan:
         """The span that says where it ends: times counted from its end may be rounded to before its start."""
@@ -140,6 +149,10 @@ class RowSpan(NamedTuple):
         rate = change / torch.where(still, 1, spread(self.dt, change) if self.timed else self.size)
         return torch.where(still, 0, rate)
 
+    def sizes(self, y: Rows) -> Tensor:
+        """``[B, 1]``."""
+        return self.dt.to(y.real.dtype).unsqueeze(1)
+
     def choose(self, after: Rows, before: Rows) -> Rows:
         """What holds after the step in rows that take it, what held before in the others."""
         return after if self.moves is None else torch.where(self.moves, after, before)
@@ -187,6 +200,11 @@ class RowSpan(NamedTuple):
             return self.t
         limited = torch.maximum(self.t.detach(), self.first)
         return self.t + (limited - self.t.detach()) if self.timed else limited
+
+    def ahead(self, fraction: float) -> Tensor:
+        t, t1 = self.start().detach(), self.t1.detach()
+        size = fraction * torch.maximum(t.abs(), t1 - t)
+        return torch.maximum(t, torch.minimum(t + size, t1 if self.last is None else self.last))
 
     def closed(self) -> RowSpan:
         t, t1 = self.t.detach(), self.t1.detach()

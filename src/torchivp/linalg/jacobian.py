@@ -1,0 +1,146 @@
+"""The Jacobian of a field at a point, by rows, and its time derivative; how they are found."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._types import Rows
+from ..errors import InputError, InputTypeError
+from ..field import Counts, Field
+from ..span import Span
+from .derivatives import by_differences, from_vectors, products, time_derivative, vectors
+from .matrix import DenseMatrix, Factors, Matrix, Size
+
+
+class Linear(NamedTuple):
+    """A field around a point: ``f(t + s, y + v) = f(t, y) + J v + s f_t + ...``, in rows ``[1, B * D]`` as the field itself.
+
+    Attributes:
+        matrix: J of every row.
+        at_time: ``f_t``, ``[1, B * D]``; None where ``f`` does not depend on the time.
+        rows: B.
+        counts: where factorisations are counted.
+    """
+
+    matrix: Matrix
+    at_time: Rows | None
+    rows: int
+    counts: Counts
+
+    def times(self, v: Rows) -> Rows:
+        """``J v``."""
+        return from_vectors(self.matrix.times(vectors(v, self.rows)), v)
+
+    def shifted(self, c: Size) -> Shifted:
+        """``I - c J``, factorised: ``c`` a float, 0-d, or ``[B, 1]``."""
+        self.counts.factorisations += 1
+        return Shifted(self.matrix.shifted(c), self.rows)
+
+
+class Shifted(NamedTuple):
+    """``I - c J`` of every row, factorised."""
+
+    factors: Factors
+    rows: int
+
+    def solve(self, b: Rows) -> Rows:
+        """x with ``(I - c J) x = b``."""
+        return from_vectors(self.factors.solve(vectors(b, self.rows)), b)
+
+
+class Jacobian(ABC):
+    """How the Jacobian is found, and which form it has."""
+
+    @abstractmethod
+    def at(self, field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Matrix, Rows | None]:
+        """J and the time derivative at the start of ``span``; ``slope``, the field there, says whether somebody wants
+        gradients of them."""
+
+
+def linearise(field: Field, span: Span, y: Rows, slope: Rows) -> Linear:
+    """The field around the start of a step. The same start again (its step was rejected) costs nothing.
+
+    Args:
+        span: the step's interval.
+        y: state at its start, ``[1, B * D]``.
+        slope: of the field there (``history[0][1]``).
+
+    Example:
+        >>> linear = linearise(field, span, y, history[0][1])
+        >>> x = linear.shifted(gamma * span.sizes(y)).solve(b)  # (I - gamma dt J) x = b
+    """
+    known = field.linearised
+    if known is not None and known[0] is y and known[1] is slope:
+        return known[2]
+    field.counts.jacobians += 1
+    matrix, at_time = (field.jacobian or Autograd()).at(field, span, y, slope)
+    linear = Linear(matrix, at_time, field.layout.rows, field.counts)
+    field.linearised = (y, slope, linear)
+    return linear
+
+
+class Autograd(Jacobian):
+    """All entries, by reverse mode, as gradients of ``f`` are found elsewhere: one evaluation of ``f`` and a backward pass for
+    each number of a row. Finite differences where ``f`` leaves autograd no trace."""
+
+    def at(self, field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Matrix, Rows | None]:
+        n = vectors(slope, field.layout.rows).shape[1]
+        one_hot = torch.eye(n, dtype=y.real.dtype, device=y.device)
+        found = products(field, span, y, slope, one_hot)
+        if found is not None:
+            return DenseMatrix(found[0].transpose(0, 1)), found[1]
+        entries, at_time = by_differences(field, span, y, slope)
+        return DenseMatrix(entries), at_time
+
+
+class Given(Jacobian):
+    """The user's function ``jac(t, y)`` or ``jac(t, y, args)``.
+
+    Args:
+        function: returns ``[*batch, D, D]``, entry ``[i, j]`` the derivative of slope i by state j (or for a state of another
+            shape that shape twice): of the user's ``f``, in the user's direction of time.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]):
+        if not callable(function):
+            raise InputTypeError(
+                f"jac is a {type(function).__name__}, which cannot be called. Give a function jac(t, y) that returns the matrix "
+                f"of derivatives, or leave jac out: torch finds them."
+            )
+        self.function = function
+
+    def at(self, field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Matrix, Rows | None]:
+        layout = field.layout
+        entries = checked(self.function(field.time(span.start()), layout.unravel(y), *field.args), field)
+        if field.turn is not None:
+            entries = entries * torch.as_tensor(field.direction, device=y.device).to(entries.dtype).view(-1, 1, 1)
+        return DenseMatrix(real_entries(entries)), time_derivative(field, span, y, slope)
+
+
+def checked(entries: Any, field: Field) -> Tensor:
+    """What ``jac`` returned as ``[B, D, D]``."""
+    layout = field.layout
+    n = layout.width
+    good = isinstance(entries, Tensor) and entries.numel() == layout.rows * n * n
+    if not good or entries.shape[: len(layout.batch)] != layout.batch:
+        got = f"shape {tuple(entries.shape)}" if isinstance(entries, Tensor) else f"a {type(entries).__name__}"
+        raise InputError(
+            f"jac(t, y) returned {got}, but the state has {n} numbers in each of {layout.rows} row(s). Return a tensor of shape "
+            f"{(*layout.batch, n, n)}: entry [i, j] is the derivative of slope i by state j."
+        )
+    return entries.reshape(layout.rows, n, n).to(layout.dtype)
+
+
+def real_entries(entries: Tensor) -> Tensor:
+    """``[B, n, n]`` in real numbers: of a complex (so differentiable) function a block for each entry."""
+    if not entries.is_complex():
+        return entries
+    re, im = entries.real, entries.imag
+    blocks = torch.stack([torch.stack([re, -im], -1), torch.stack([im, re], -1)], -2)  # [B, D, D, 2, 2]
+    b, d = entries.shape[:2]
+    return blocks.permute(0, 1, 3, 2, 4).reshape(b, 2 * d, 2 * d)

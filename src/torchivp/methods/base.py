@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ class Step(NamedTuple):
         error: estimated local error ``[1, D]``, or None for a method without one.
         history: what the next step may start from.
         ready: whether ``history[0]`` already is the slope at the end of this step.
+        solved: whether the equations of implicit stages were solved (of each row ``[B]`` of many); if not, a shorter step may do.
     """
 
     y1: Rows
@@ -36,6 +37,7 @@ class Step(NamedTuple):
     error: Rows | None
     history: History
     ready: bool = False
+    solved: Any = True
 
 
 class Method(ABC):

@@ -6,6 +6,19 @@ from ..names import choose
 from .adams import ExplicitAdams, ImplicitAdams
 from .alf import ALF
 from .base import Method
+from .dirk import (
+    SDIRK2,
+    TRBDF2,
+    ImplicitEuler,
+    ImplicitMidpoint,
+    KenCarp3,
+    KenCarp4,
+    KenCarp5,
+    Kvaerno3,
+    Kvaerno4,
+    Kvaerno5,
+    Trapezoid,
+)
 from .erk import (
     RK4,
     AdaptiveHeun,
@@ -41,6 +54,17 @@ METHODS: dict[str, type[Method]] = {
     "implicit_adams": ImplicitAdams,
     "reversible_heun": ReversibleHeun,
     "alf": ALF,
+    "implicit_euler": ImplicitEuler,
+    "implicit_midpoint": ImplicitMidpoint,
+    "trapezoid": Trapezoid,
+    "sdirk2": SDIRK2,
+    "trbdf2": TRBDF2,
+    "kvaerno3": Kvaerno3,
+    "kvaerno4": Kvaerno4,
+    "kvaerno5": Kvaerno5,
+    "kencarp3": KenCarp3,
+    "kencarp4": KenCarp4,
+    "kencarp5": KenCarp5,
 }
 
 

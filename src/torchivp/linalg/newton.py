@@ -166,7 +166,8 @@ class _Constant(torch.autograd.Function):
 
 
 class _ForSecondDerivatives(torch.autograd.Function):
-    """The identity. Where only first derivatives are taken, what comes back here is zero, and goes no further."""
+    """The identity. Where only first derivatives are taken, what comes back here is zero, and goes no further; a second
+    derivative begins with a first one that keeps its graph."""
 
     generate_vmap_rule = True
 
@@ -180,7 +181,8 @@ class _ForSecondDerivatives(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Tensor | None:
-        return cotangent if torch.is_grad_enabled() else None
+        ctx.further = torch.is_grad_enabled() or getattr(ctx, "further", False)
+        return cotangent if ctx.further else None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._types import Rows
+from ..span import Span
 from ..transforms import recorded
 
 MOST = 10  # iterations
@@ -53,6 +55,27 @@ class Equations(NamedTuple):
     solve: Callable[[Unknowns], Unknowns]
     measure: Callable[[Unknowns, Unknowns], Any]
     rounding: Callable[[Unknowns], Any]
+
+
+class Measure(NamedTuple):
+    """How large increments of slopes are.
+
+    Attributes:
+        tolerance: of the problem.
+        y: the state at the start of the step.
+    """
+
+    tolerance: Any
+    span: Span
+    y: Rows
+
+    def of(self, increment: Rows, state: Rows) -> Any:
+        """Error over tolerance: a float, or ``[B]`` for rows that have their own."""
+        return self.tolerance.ratio(self.span.moved_by(increment), self.y, state)
+
+    def rounding(self, state: Rows) -> Any:
+        """What increments cannot get below: ten units in the last place of the state."""
+        return self.tolerance.ratio(10 * torch.finfo(state.dtype).eps * state, self.y, state)
 
 
 def iterate(equations: Equations, guess: Unknowns, remains: float) -> Root:

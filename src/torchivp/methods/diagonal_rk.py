@@ -16,7 +16,7 @@ from torch import Tensor
 from .._types import Rows, Slopes
 from ..field import Field, time_dtype
 from ..linalg import linearise
-from ..linalg.newton import Equations, Root, constant, iterate, iterate_rows, with_gradient
+from ..linalg.newton import Equations, Measure, Root, constant, iterate, iterate_rows, with_gradient
 from ..span import Span, spread
 from ..transforms import outside_of_transforms
 from .base import History, Method, Step
@@ -151,9 +151,13 @@ class Stage(NamedTuple):
 
     def root(self, solve: Callable[[Rows], Rows], y: Rows, guess: Rows, remains: Any) -> Root:
         """The slope, without gradient."""
-        measure = Measure(self.field.tolerance, self.span, y, self.gamma)
-        equations = Equations(self.residual, solve, lambda dk, k: measure.of(dk, self.state(k)),
-                              lambda k: measure.rounding(self.state(k)))  # fmt: skip
+        measure = Measure(self.field.tolerance, self.span, y)
+        equations = Equations(
+            self.residual,
+            solve,
+            lambda dk, k: measure.of(dk * self.gamma, self.state(k)),
+            lambda k: measure.rounding(self.state(k)),
+        )
         with torch.no_grad():
             root = (iterate_rows if isinstance(remains, Tensor) else iterate)(equations, guess, remains)
         return root._replace(x=constant(root.x))
@@ -166,27 +170,6 @@ class Stage(NamedTuple):
                 return linear.shifted(self.gamma * self.span.sizes(k)).solve
 
         return with_gradient(k, self.residual, factorise)
-
-
-class Measure(NamedTuple):
-    """How large increments of slopes are, in units of the tolerance.
-
-    Attributes:
-        tolerance: of the problem; y: the state at the start.
-        gamma: how much of an increment, times dt, gets into the stage.
-    """
-
-    tolerance: Any
-    span: Span
-    y: Rows
-    gamma: float
-
-    def of(self, increment: Rows, state: Rows) -> Any:
-        return self.tolerance.ratio(self.span.moved_by(increment * self.gamma), self.y, state)
-
-    def rounding(self, state: Rows) -> Any:
-        """Ten units in the last place of the state."""
-        return self.tolerance.ratio(10 * torch.finfo(state.dtype).eps * state, self.y, state)
 
 
 class _Coefficients(NamedTuple):

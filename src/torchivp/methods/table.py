@@ -34,6 +34,7 @@ from .erk import (
     RK4Classic,
     Tsit5,
 )
+from .irk import Gauss4, Gauss6, Radau3, Radau5
 from .reversible_heun import ReversibleHeun
 
 METHODS: dict[str, type[Method]] = {
@@ -65,6 +66,10 @@ METHODS: dict[str, type[Method]] = {
     "kencarp3": KenCarp3,
     "kencarp4": KenCarp4,
     "kencarp5": KenCarp5,
+    "radau3": Radau3,
+    "radau5": Radau5,
+    "gauss4": Gauss4,
+    "gauss6": Gauss6,
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._types import Rows, Time
+from ._types import Rows, Slopes, Time
 
 if TYPE_CHECKING:
     from .methods.base import History, Step
@@ -40,7 +40,7 @@ class OneSpan(NamedTuple):
     def dt(self) -> Time:
         return self.t1 - self.t
 
-    def advance(self, y: Rows, slope: Rows) -> Rows:
+    def advance(self, y: Rows, slope: Slopes) -> Slopes:
         """``y + dt * slope``. Times that carry gradients give the same numbers, to the last bit."""
         y1 = torch.add(y, slope, alpha=self.size)
         if isinstance(self.dt, Tensor):
@@ -153,7 +153,7 @@ class RowSpan(NamedTuple):
         """The same step, taken by these rows ``[B]`` only."""
         return self._replace(taken=rows, moves=spread(rows, self.size))
 
-    def advance(self, y: Rows, slope: Rows) -> Rows:
+    def advance(self, y: Rows, slope: Slopes) -> Slopes:
         y1 = torch.addcmul(y, slope, self.size)
         if self.timed:
             y1 = y1 + spread(self.dt - self.dt.detach(), y) * slope

@@ -91,8 +91,9 @@ def products(field: Field, span: Span, y: Rows, slope: Rows, seeds: Tensor) -> t
     if transformed():
         t, x = field.time(span.start()), vectors(y, field.layout.rows)
         back = torch.func.vjp(of_vectors(field, y), t, x)[1]
-        at_t, at_x = map(torch.stack, zip(*(back(c) for c in cotangents.unbind(0))))
-        return at_x, as_row(field, at_t, slope)
+        found = zip(*(back(c) for c in cotangents.unbind(0)))
+        at_times, at_states = (torch.stack(parts) for parts in found)
+        return at_states, as_row(field, at_times, slope)
     point = Point(field, span, y, slope)
     if not point.value.requires_grad:
         return None

@@ -22,6 +22,7 @@ from .erk import (
     Tsit5,
 )
 from .reversible_heun import ReversibleHeun
+from .rosenbrock import Rodas4, Rodas5P, Rosenbrock23
 
 METHODS: dict[str, type[Method]] = {
     "euler": Euler,
@@ -41,6 +42,9 @@ METHODS: dict[str, type[Method]] = {
     "implicit_adams": ImplicitAdams,
     "reversible_heun": ReversibleHeun,
     "alf": ALF,
+    "rosenbrock23": Rosenbrock23,
+    "rodas4": Rodas4,
+    "rodas5p": Rodas5P,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +25,13 @@ class Counts:
     Attributes:
         jacobians, factorisations: so many.
         batched: no operation in ``f`` has refused yet to be differentiated in batches.
+        structure_checked: the Jacobian was seen to have the structure it is said to have.
     """
 
     jacobians: int = 0
     factorisations: int = 0
     batched: bool = True
+    structure_checked: bool = False
 
 
 class Field:
@@ -91,6 +94,10 @@ class Field:
             with self.autocast():
                 slope = self._ravel(self.f(t, self.layout.unravel(y), *self.args))
         return slope if self.turn is None else slope * self.turn
+
+    def ask(self, function: Callable[..., Any], t: Tensor, y: Rows) -> Any:
+        """Another function of the user's, of the same arguments as ``f``."""
+        return function(t, self.layout.unravel(y), *self.args)
 
     def times(self, span: Span, from_end: Tensor) -> tuple[Tensor, ...]:
         """Stage times ``t1 + (c - 1) * dt`` as the user sees them.

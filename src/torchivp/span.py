@@ -71,6 +71,10 @@ class OneSpan(NamedTuple):
         """``dt`` as a factor of states ``[B, D]`` in the dtype of ``y``: here one number."""
         return self.dt.to(y.real.dtype) if isinstance(self.dt, Tensor) else self.dt
 
+    def scale(self, slope: Rows) -> Rows:
+        """``dt * slope``."""
+        return self.sizes(slope) * slope
+
     def each(self, y: Rows) -> Tensor:
         """The states in a row of numbers, ``[B, D]``: here one."""
         return y
@@ -181,6 +185,9 @@ class RowSpan(NamedTuple):
     def sizes(self, y: Rows) -> Tensor:
         """``[B, 1]``."""
         return self.dt.to(y.real.dtype).unsqueeze(1)
+
+    def scale(self, slope: Rows) -> Rows:
+        return slope * (spread(self.dt, slope) if self.timed else self.size)
 
     def choose(self, after: Rows, before: Rows) -> Rows:
         """What holds after the step in rows that take it, what held before in the others."""

@@ -99,6 +99,10 @@ class HidingField(Field):
         slopes = expose(slope, like).view(1, -1)
         return slopes if self.turn is None else slopes * self.turn
 
+    def ask(self, function: Callable[..., Any], t: Tensor, y: Rows) -> Any:
+        like = self.like
+        return expose(self.one.ask(function, hide(t, like), hide(y.view(self.layout.rows, 1, -1), like)), like)
+
 
 def all_rows(one: Field, y0: Rows, times: Tensor, tolerance: Tolerance, like: Tensor) -> RowsProblem:
     """The problem of all rows, from that of one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -51,19 +51,63 @@ class _Variable(torch.autograd.Function):
         return tangent
 
 
-class Point:
-    """A field at a point, with its graph.
+class Point(ABC):
+    """A field at the start of a step, for products with its derivatives there.
 
     Args:
-        span: a step that starts there.
+        span: the step.
         slope: the field there; requires grad if somebody wants gradients of its derivatives.
 
     Attributes:
         wanted: somebody does.
+    """
+
+    wanted: bool = False
+
+    def __init__(self, field: Field, y: Rows, slope: Rows):
+        self.field, self.slope = field, slope
+        rows = field.layout.rows
+        self.of = lambda t, x: vectors(field(t, from_vectors(x, y)), rows)  # of [B, n] real numbers
+
+    @abstractmethod
+    def products(self, seeds: Tensor) -> tuple[Tensor, Tensor | None]:
+        """``seed^T J`` of every row ``[G, B, n]``, and ``seed^T f_t [G, *batch]``, for seeds ``[G, n]`` or ``[G, B, n]``."""
+
+    @abstractmethod
+    def tangent_products(self, tangents: Tensor) -> Tensor:
+        """``J tangent`` of every row ``[G, B, n]``, for tangents ``[G, n]``."""
+
+    @abstractmethod
+    def time_derivative(self) -> Rows | None:
+        """``f_t``; None where ``f`` does not depend on the time."""
+
+    def for_all(self, seeds: Tensor) -> Tensor:
+        """The same for every row, ``[G, B, n]``."""
+        return seeds.unsqueeze(1).expand(-1, self.field.layout.rows, -1)
+
+    def turned(self, by_user_time: Vectors) -> Rows:
+        """The derivative by the time as the library counts it, as a row."""
+        row = from_vectors(by_user_time, self.slope)
+        return row if self.field.turn is None else row * self.field.turn
+
+
+def point_at(field: Field, span: Span, y: Rows, slope: Rows) -> Point | None:
+    """The start of a step; None where ``f`` leaves no trace there."""
+    if transformed():
+        return Transformed(field, span, y, slope)
+    point = Recorded(field, span, y, slope)
+    return point if point.value.requires_grad else None
+
+
+class Recorded(Point):
+    """By autograd.
+
+    Attributes:
         t, x: the variables, ``[*batch]`` and ``[B, n]``; ``value [B, n]`` is the field.
     """
 
     def __init__(self, field: Field, span: Span, y: Rows, slope: Rows):
+        super().__init__(field, y, slope)
         t, x = field.time(span.start()), vectors(y, field.layout.rows)
         self.wanted = torch.is_grad_enabled() and slope.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
@@ -71,85 +115,74 @@ class Point:
                 self.t, self.x = _Variable.apply(t, slope), _Variable.apply(x, slope)
             else:
                 self.t, self.x = (v.detach().clone().requires_grad_() for v in (t, x))
-            self.value = of_vectors(field, y)(self.t, self.x)
+            self.value = self.of(self.t, self.x)
+
+    def products(self, seeds: Tensor) -> tuple[Tensor, Tensor | None]:
+        cotangents = self.for_all(seeds) if seeds.dim() == 2 else seeds
+        at_t, at_x = self.batched(self.value, (self.t, self.x), cotangents)
+        return self.x.new_zeros(cotangents.shape) if at_x is None else at_x, at_t
+
+    def tangent_products(self, tangents: Tensor) -> Tensor:
+        along = self.for_all(tangents)
+        dummy, _, at_x = self.back()
+        found = None
+        if at_x is not None and at_x.requires_grad:
+            (found,) = self.batched(at_x, (dummy,), along)
+        return self.x.new_zeros(along.shape) if found is None else found
+
+    def time_derivative(self) -> Rows | None:
+        dummy, at_t, _ = self.back()
+        if at_t is None or not at_t.requires_grad:
+            return None
+        (along,) = self.batched(at_t, (dummy,), torch.ones_like(at_t).unsqueeze(0))
+        return None if along is None else self.turned(along[0])
+
+    def back(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """A cotangent (of zeros), and its products with the derivatives by time and by state, as functions of it: products
+        with cotangents are linear in these, so their derivatives by them are products with tangents."""
+        with torch.enable_grad():
+            zero = torch.zeros_like(self.value)
+            dummy = _Variable.apply(zero, self.slope) if self.wanted else zero.requires_grad_()
+            at_t, at_x = torch.autograd.grad(self.value, (self.t, self.x), dummy, create_graph=True, allow_unused=True)
+        return dummy, at_t, at_x
+
+    def batched(self, value: Tensor, inputs: tuple[Tensor, ...], cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        """One backward pass for each cotangent: all at once where torch can, or one after the other."""
+        more: dict[str, Any] = {"create_graph": self.wanted, "retain_graph": True, "allow_unused": True}
+        counts = self.field.counts
+        if counts.batched and len(cotangents) > _ONE_BY_ONE:
+            try:
+                return torch.autograd.grad(value, inputs, cotangents, is_grads_batched=True, **more)
+            except RuntimeError:  # an operation in f that does not go with vmap
+                counts.batched = False
+        found = [torch.autograd.grad(value, inputs, c, **more) for c in cotangents.unbind(0)]
+        return tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*found))
 
 
-def of_vectors(field: Field, like: Rows) -> Callable[[Tensor, Vectors], Vectors]:
-    """The field of ``[B, n]`` real numbers."""
-    rows = field.layout.rows
-    return lambda t, x: vectors(field(t, from_vectors(x, like)), rows)
+class Transformed(Point):
+    """By ``torch.func``, inside of its transforms."""
+
+    def __init__(self, field: Field, span: Span, y: Rows, slope: Rows):
+        super().__init__(field, y, slope)
+        self.t, self.x = field.time(span.start()), vectors(y, field.layout.rows)
+
+    def products(self, seeds: Tensor) -> tuple[Tensor, Tensor | None]:
+        back = torch.func.vjp(self.of, self.t, self.x)[1]
+        at_t, at_x = zip(*(back(c) for c in self.for_all(seeds).unbind(0)))
+        return torch.stack(at_x), torch.stack(at_t)
+
+    def tangent_products(self, tangents: Tensor) -> Tensor:
+        along = self.for_all(tangents).unbind(0)
+        return torch.stack([torch.func.jvp(lambda x: self.of(self.t, x), (self.x,), (v,))[1] for v in along])
+
+    def time_derivative(self) -> Rows | None:
+        one = torch.ones_like(self.t)
+        return self.turned(torch.func.jvp(lambda t: self.of(t, self.x), (self.t,), (one,))[1])
 
 
-def products(field: Field, span: Span, y: Rows, slope: Rows, seeds: Tensor) -> tuple[Tensor, Rows | None] | None:
-    """``seed^T J`` of every row ``[G, B, n]`` at the start of a step, and the time derivative; None where ``f`` leaves no
-    trace.
-
-    Args:
-        seeds: ``[G, n]``; the time derivative is right if they are the one-hot ones in order.
-    """
-    cotangents = seeds.unsqueeze(1).expand(-1, field.layout.rows, -1)
-    if transformed():
-        t, x = field.time(span.start()), vectors(y, field.layout.rows)
-        back = torch.func.vjp(of_vectors(field, y), t, x)[1]
-        at_t, at_x = map(torch.stack, zip(*(back(c) for c in cotangents.unbind(0))))
-        return at_x, as_row(field, at_t, slope)
-    point = Point(field, span, y, slope)
-    if not point.value.requires_grad:
-        return None
-    at_t, at_x = pulled_back(field, point, cotangents)
-    return point.x.new_zeros(cotangents.shape) if at_x is None else at_x, None if at_t is None else as_row(
-        field, at_t, slope
-    )
-
-
-def pulled_back(field: Field, point: Point, cotangents: Tensor) -> tuple[Tensor | None, ...]:
-    """One backward pass for each cotangent: all at once where torch can, or one after the other."""
-    inputs = (point.t, point.x)
-    more: dict[str, Any] = {"create_graph": point.wanted, "retain_graph": True, "allow_unused": True}
-    if field.counts.batched and len(cotangents) > _ONE_BY_ONE:
-        try:
-            return torch.autograd.grad(point.value, inputs, cotangents, is_grads_batched=True, **more)
-        except RuntimeError:  # an operation in f that does not go with vmap
-            field.counts.batched = False
-    found = [torch.autograd.grad(point.value, inputs, c, **more) for c in cotangents.unbind(0)]
-    return tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*found))
-
-
-def as_row(field: Field, at_t: Tensor, slope: Rows) -> Rows:
-    """The time derivative as a row, from what came out by seed: ``[n, *batch]``."""
-    return turned(field, from_vectors(at_t.reshape(len(at_t), -1).T.to(slope.real.dtype), slope))
-
-
-def turned(field: Field, at_user_time: Rows) -> Rows:
-    """The derivative by the time as the library counts it."""
-    return at_user_time if field.turn is None else at_user_time * field.turn
-
-
-def time_derivative(field: Field, span: Span, y: Rows, slope: Rows) -> Rows | None:
-    """The time derivative alone, at the start of a step: products with cotangents are linear in these, and their derivative
-    by them is the product with a tangent."""
-    if transformed():
-        t, of = field.time(span.start()), of_vectors(field, y)
-        x = vectors(y, field.layout.rows)
-        return turned(field, from_vectors(torch.func.jvp(lambda t: of(t, x), (t,), (torch.ones_like(t),))[1], slope))
-    point = Point(field, span, y, slope)
-    if not point.value.requires_grad:
-        return by_time_difference(field, span, y, slope)
-    with torch.enable_grad():
-        zero = torch.zeros_like(point.value)
-        dummy = _Variable.apply(zero, slope) if point.wanted else zero.requires_grad_()
-        (at_t,) = torch.autograd.grad(point.value, point.t, dummy, create_graph=True, allow_unused=True)
-    if at_t is None or not at_t.requires_grad:
-        return None
-    (along,) = torch.autograd.grad(
-        at_t, dummy, torch.ones_like(at_t), create_graph=point.wanted, retain_graph=True, allow_unused=True
-    )
-    return None if along is None else turned(field, from_vectors(along, slope))
-
-
-def by_differences(field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Tensor, Rows]:
-    """Entries ``[B, n, n]`` and the time derivative by finite differences: one evaluation of ``f`` for each number of a row,
-    and one more. Constants of every gradient."""
+def by_differences(field: Field, span: Span, y: Rows, slope: Rows) -> Tensor:
+    """Entries ``[B, n, n]`` by finite differences: one evaluation of ``f`` for each number of a row. Constants of every
+    gradient, as is the time derivative."""
     rows = field.layout.rows
     t = field.time(span.start())
     with torch.no_grad():
@@ -162,7 +195,7 @@ def by_differences(field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Tens
             moved[:, j] += root * torch.where(x[:, j] == 0, least, x[:, j].abs())
             size = (moved[:, j] - x[:, j]).unsqueeze(1)
             columns.append((vectors(field(t, from_vectors(moved, y)), rows) - base) / size)
-    return torch.stack(columns, dim=2), by_time_difference(field, span, y, slope)
+    return torch.stack(columns, dim=2)
 
 
 def by_time_difference(field: Field, span: Span, y: Rows, slope: Rows) -> Rows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from .._types import Rows
 from ..errors import InputError, InputTypeError
 from ..field import Counts, Field
 from ..span import Span
-from .derivatives import by_differences, from_vectors, products, time_derivative, vectors
+from .derivatives import by_differences, by_time_difference, from_vectors, point_at, vectors
 from .matrix import DenseMatrix, Factors, Matrix, Size
 
 
@@ -89,13 +88,18 @@ class Autograd(Jacobian):
     each number of a row. Finite differences where ``f`` leaves autograd no trace."""
 
     def at(self, field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Matrix, Rows | None]:
-        n = vectors(slope, field.layout.rows).shape[1]
-        one_hot = torch.eye(n, dtype=y.real.dtype, device=y.device)
-        found = products(field, span, y, slope, one_hot)
-        if found is not None:
-            return DenseMatrix(found[0].transpose(0, 1)), found[1]
-        entries, at_time = by_differences(field, span, y, slope)
-        return DenseMatrix(entries), at_time
+        point = point_at(field, span, y, slope)
+        if point is None:
+            return without_trace(field, span, y, slope)
+        one_hot = torch.eye(vectors(slope, field.layout.rows).shape[1], dtype=y.real.dtype, device=y.device)
+        by_seed, at_t = point.products(one_hot)
+        at_time = None if at_t is None else point.turned(at_t.reshape(len(at_t), -1).T.to(by_seed.dtype))
+        return DenseMatrix(by_seed.transpose(0, 1)), at_time
+
+
+def without_trace(field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Matrix, Rows | None]:
+    """The same by finite differences."""
+    return DenseMatrix(by_differences(field, span, y, slope)), by_time_difference(field, span, y, slope)
 
 
 class Given(Jacobian):
@@ -106,7 +110,7 @@ class Given(Jacobian):
             shape that shape twice): of the user's ``f``, in the user's direction of time.
     """
 
-    def __init__(self, function: Callable[..., Tensor]):
+    def __init__(self, function: Any):
         if not callable(function):
             raise InputTypeError(
                 f"jac is a {type(function).__name__}, which cannot be called. Give a function jac(t, y) that returns the matrix "
@@ -115,11 +119,12 @@ class Given(Jacobian):
         self.function = function
 
     def at(self, field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Matrix, Rows | None]:
-        layout = field.layout
-        entries = checked(self.function(field.time(span.start()), layout.unravel(y), *field.args), field)
+        entries = checked(field.ask(self.function, field.time(span.start()), y), field)
         if field.turn is not None:
             entries = entries * torch.as_tensor(field.direction, device=y.device).to(entries.dtype).view(-1, 1, 1)
-        return DenseMatrix(real_entries(entries)), time_derivative(field, span, y, slope)
+        point = point_at(field, span, y, slope)
+        at_time = by_time_difference(field, span, y, slope) if point is None else point.time_derivative()
+        return DenseMatrix(real_entries(entries)), at_time
 
 
 def checked(entries: Any, field: Field) -> Tensor:

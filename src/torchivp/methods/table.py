@@ -36,6 +36,7 @@ from .erk import (
 )
 from .irk import Gauss4, Gauss6, Radau3, Radau5
 from .reversible_heun import ReversibleHeun
+from .rosenbrock import Rodas4, Rodas5P, Rosenbrock23
 
 METHODS: dict[str, type[Method]] = {
     "euler": Euler,
@@ -70,6 +71,9 @@ METHODS: dict[str, type[Method]] = {
     "radau5": Radau5,
     "gauss4": Gauss4,
     "gauss6": Gauss6,
+    "rosenbrock23": Rosenbrock23,
+    "rodas4": Rodas4,
+    "rodas5p": Rodas5P,
 }
 
 

@@ -111,15 +111,21 @@ class Recorded(Point):
         t, x = field.time(span.start()), vectors(y, field.layout.rows)
         self.wanted = torch.is_grad_enabled() and slope.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
-            if self.wanted:
-                self.t, self.x = _Variable.apply(t, slope), _Variable.apply(x, slope)
-            else:
-                self.t, self.x = (v.detach().clone().requires_grad_() for v in (t, x))
+            self.t, self.x = (self.variable(v) for v in (t, x))
+            if not field.linearises_time:
+                self.t = t.detach()  # f may read its number
             self.value = self.of(self.t, self.x)
+
+    def variable(self, x: Tensor) -> Tensor:
+        return _Variable.apply(x, self.slope) if self.wanted else x.detach().clone().requires_grad_()
+
+    @property
+    def variables(self) -> tuple[Tensor, ...]:
+        return (self.x, self.t) if self.t.requires_grad else (self.x,)
 
     def products(self, seeds: Tensor) -> tuple[Tensor, Tensor | None]:
         cotangents = self.for_all(seeds) if seeds.dim() == 2 else seeds
-        at_t, at_x = self.batched(self.value, (self.t, self.x), cotangents)
+        at_x, at_t = (*self.batched(self.value, self.variables, cotangents), None)[:2]
         return self.x.new_zeros(cotangents.shape) if at_x is None else at_x, at_t
 
     def tangent_products(self, tangents: Tensor) -> Tensor:
@@ -141,9 +147,9 @@ class Recorded(Point):
         """A cotangent (of zeros), and its products with the derivatives by time and by state, as functions of it: products
         with cotangents are linear in these, so their derivatives by them are products with tangents."""
         with torch.enable_grad():
-            zero = torch.zeros_like(self.value)
-            dummy = _Variable.apply(zero, self.slope) if self.wanted else zero.requires_grad_()
-            at_t, at_x = torch.autograd.grad(self.value, (self.t, self.x), dummy, create_graph=True, allow_unused=True)
+            dummy = self.variable(torch.zeros_like(self.value))
+            found = torch.autograd.grad(self.value, self.variables, dummy, create_graph=True, allow_unused=True)
+        at_x, at_t = (*found, None)[:2]
         return dummy, at_t, at_x
 
     def batched(self, value: Tensor, inputs: tuple[Tensor, ...], cotangents: Tensor) -> tuple[Tensor | None, ...]:
@@ -198,8 +204,10 @@ def by_differences(field: Field, span: Span, y: Rows, slope: Rows) -> Tensor:
     return torch.stack(columns, dim=2)
 
 
-def by_time_difference(field: Field, span: Span, y: Rows, slope: Rows) -> Rows:
+def by_time_difference(field: Field, span: Span, y: Rows, slope: Rows) -> Rows | None:
     """The time derivative by a finite difference inside the step: ``f`` may not be asked beyond it."""
+    if not field.linearises_time:
+        return None
     with torch.no_grad():
         t = field.time(span.start())
         ahead = field.time(span.ahead(torch.finfo(t.dtype).eps ** 0.5))

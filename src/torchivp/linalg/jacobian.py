@@ -61,13 +61,14 @@ class Jacobian(ABC):
         gradients of them."""
 
 
-def linearise(field: Field, span: Span, y: Rows, slope: Rows) -> Linear:
+def linearise(field: Field, span: Span, y: Rows, slope: Rows, with_time: bool = True) -> Linear:
     """The field around the start of a step. The same start again (its step was rejected) costs nothing.
 
     Args:
         span: the step's interval.
         y: state at its start, ``[1, B * D]``.
         slope: of the field there (``history[0][1]``).
+        with_time: the time derivative is wanted, too; if not, ``f`` gets times that require no gradient.
 
     Example:
         >>> linear = linearise(field, span, y, history[0][1])
@@ -77,6 +78,7 @@ def linearise(field: Field, span: Span, y: Rows, slope: Rows) -> Linear:
     if known is not None and known[0] is y and known[1] is slope:
         return known[2]
     field.counts.jacobians += 1
+    field.linearises_time = with_time
     matrix, at_time = (field.jacobian or Autograd()).at(field, span, y, slope)
     linear = Linear(matrix, at_time, field.layout.rows, field.counts)
     field.linearised = (y, slope, linear)

@@ -35,6 +35,7 @@ class DiagonalRungeKutta(Method):
     """
 
     tableau: ClassVar[Tableau]
+    uses_jacobian = True
     smoothed: ClassVar[bool] = False
     at_limits: ClassVar[Tableau | None] = None
 
@@ -78,7 +79,7 @@ def take(start: StepStart, tableau: Tableau, smoothed: bool) -> Step:
     field, span, y, slope = start
     rk = coefficients(tableau, y.dtype, y.device)
     with torch.no_grad():
-        solve = linearise(field, span, y, slope).shifted(rk.gamma * span.sizes(y)).solve
+        solve = linearise(field, span, y, slope, False).shifted(rk.gamma * span.sizes(y)).solve
     k, found, remains = slope, span.everywhere(True), span.everywhere(1.0)
     for a, guess, t, t_inside in zip(rk.a, rk.guess, field.times(span, rk.from_end), span.times(rk.from_end)):
         stage = Stage(field, span, combine(y, a, k, span), rk.gamma, t, t_inside)
@@ -166,7 +167,7 @@ class Stage(NamedTuple):
         def factorise() -> Callable[[Rows], Rows]:
             there = self.span._replace(t=self.t_inside.detach(), first=None)
             with torch.no_grad():
-                linear = linearise(self.field, there, self.state(k), k)
+                linear = linearise(self.field, there, self.state(k), k, False)
                 return linear.shifted(self.gamma * self.span.sizes(k)).solve
 
         return with_gradient(k, self.residual, factorise)

@@ -36,6 +36,7 @@ class ImplicitRungeKutta(Method):
     """
 
     tableau: ClassVar[Tableau]
+    uses_jacobian = True
     smoothing: ClassVar[float] = 0.0
 
     @property
@@ -51,7 +52,7 @@ class ImplicitRungeKutta(Method):
         slope = history[0][1]
         stages = Stages(field, span, y, rk)
         with torch.no_grad():
-            linear = linearise(field, span, y, slope)
+            linear = linearise(field, span, y, slope, False)
             solve = Transformed(linear, span, y, rk).solve
         k, solved = stages.root(solve, constant(slope).expand(len(rk.a), -1))
         k = torch.cat([slope, k])
@@ -107,7 +108,7 @@ class Stages(NamedTuple):
             jacobians = []
             for t, z, slope in zip(self.span.times(self.rk.from_end), self.states(k).split(1), k.split(1)):
                 there = self.span._replace(t=t.detach(), first=None)
-                jacobians.append(entries_of(linearise(self.field, there, z, slope).matrix, z, rows))
+                jacobians.append(entries_of(linearise(self.field, there, z, slope, False).matrix, z, rows))
             weights = self.rk.a_real.to(jacobians[0].dtype).view(numbers, 1, 1, numbers, 1)
             size = self.span.sizes(self.y)
             size = size.view(-1, 1, 1, 1) if isinstance(size, Tensor) and size.dim() else size

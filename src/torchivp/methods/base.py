@@ -51,6 +51,7 @@ class Method(ABC):
         reversible: a step can be taken back, exactly but for rounding. Such a method carries a second state, and starts
             afresh where its history holds the slope alone (at the start, after a jump).
         by_rows: rows of a batch may take steps of their own sizes.
+        keeps_evaluations: the slopes of a step are evaluations of the field, so that an integral can be taken along with it.
         uses_jacobian: it asks for the Jacobian of the field (``linalg``).
     """
 
@@ -60,6 +61,7 @@ class Method(ABC):
     carries: str = "slopes"
     reversible: bool = False
     by_rows: bool = True
+    keeps_evaluations: bool = True
     uses_jacobian: bool = False
 
     @property

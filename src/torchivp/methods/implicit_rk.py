@@ -37,6 +37,7 @@ class ImplicitRungeKutta(Method):
 
     tableau: ClassVar[Tableau]
     uses_jacobian = True
+    keeps_evaluations = False
     smoothing: ClassVar[float] = 0.0
 
     @property

@@ -50,6 +50,7 @@ class Method(ABC):
             afresh where its history holds the slope alone (at the start, after a jump).
         by_rows: rows of a batch may take steps of their own sizes.
         uses_jacobian: it asks for the Jacobian of the field (``linalg``).
+        k_are_slopes: the ``k`` of its steps are values of the field, and ``y1`` is their quadrature.
     """
 
     order: int
@@ -59,6 +60,7 @@ class Method(ABC):
     reversible: bool = False
     by_rows: bool = True
     uses_jacobian: bool = False
+    k_are_slopes: bool = True
 
     @property
     def adaptive(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,12 +26,18 @@ class Counts:
         jacobians, factorisations: so many.
         batched: no operation in ``f`` has refused yet to be differentiated in batches.
         structure_checked: the Jacobian was seen to have the structure it is said to have.
+        hidden_time: ``f`` depends on the time in a way that autograd does not see; None: nobody has looked yet.
     """
 
     jacobians: int = 0
     factorisations: int = 0
     batched: bool = True
     structure_checked: bool = False
+    hidden_time: bool | None = None
+
+    def afresh(self) -> Counts:
+        """What is known, with nothing counted."""
+        return replace(self, jacobians=0, factorisations=0)
 
 
 class Field:
@@ -80,7 +86,7 @@ class Field:
     def with_args(self, args: tuple[PyTree, ...]) -> Field:
         """The same field with other ``args`` and a counter of its own."""
         new = copy.copy(self)
-        new.args, new.evaluations, new.linearised, new.counts = args, 0, None, Counts()
+        new.args, new.evaluations, new.linearised, new.counts = args, 0, None, self.counts.afresh()
         return new
 
     def __call__(self, t: Tensor, y: Rows) -> Rows:

@@ -117,7 +117,9 @@ class Linearised:
         return slope, torch.zeros_like(y) if at_y is None else at_y, list(at_params)
 
     def slope(self, t: Tensor, y: Rows) -> Rows:
-        turned = t if self.field.turn is None else t * self.field.direction  # not rounded again: it could end up outside
+        turned = (
+            t if self.field.turn is None else t * self.field.direction
+        )  # not rounded again: it could end up outside
         return self.field(turned.view(self.field.layout.batch), y)
 
     def evaluate(self, t: Tensor, y: Rows) -> tuple[Rows, Rows]:

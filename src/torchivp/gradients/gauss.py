@@ -55,9 +55,7 @@ class ByPoints(System):
         self.linear = linear
         self.solution = solution
         self.totals = [torch.zeros_like(p) for p in linear.params]
-        self.integral = PointIntegral(
-            linear.at, lambda t, row: solution(t), self.adjoint, linear.params, self.totals
-        )
+        self.integral = PointIntegral(linear.at, lambda t, row: solution(t), self.adjoint, linear.params, self.totals)
         self.field = Field(self.slope, Layout(torch.zeros_like(y)), direction=-1)
 
     def slope(self, t: Tensor, row: BackwardRow) -> BackwardRow:

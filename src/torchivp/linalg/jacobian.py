@@ -83,6 +83,8 @@ def linearise(field: Field, span: Span, y: Rows, slope: Rows) -> Linear:
         counts.hidden_time = hides_its_time(field, span, y, slope, at_time)
     if counts.hidden_time:
         at_time = by_time_difference(field, span, y, slope)
+    elif at_time is not None:  # infinite where f begins like a root: no reason to stop there
+        at_time = torch.where(torch.isfinite(at_time), at_time, 0)
     linear = Linear(matrix, at_time, field.layout.rows, counts)
     field.linearised = (y, slope, linear)
     return linear

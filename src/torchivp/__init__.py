@@ -21,6 +21,7 @@ from .forcing import Interpolation
 from .per_sample.solution import BatchSolution
 from .runners import Compilation, compilations
 from .solution import Solution, Stats, Status
+from .split import Split
 from .solve import solve
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "PrecisionWarning",
     "Solution",
     "SolveError",
+    "Split",
     "Stats",
     "Status",
     "SteadyState",

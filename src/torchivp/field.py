@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from .autocast import autocast_dtypes, current_autocast
 from .errors import OutputError
 from .randomness import RandomState
 from .span import Span, spread
+from .split import Split
 from .state import Layout, flatten
 
 
@@ -26,12 +27,18 @@ class Counts:
         jacobians, factorisations: so many.
         batched: no operation in ``f`` has refused yet to be differentiated in batches.
         structure_checked: the Jacobian was seen to have the structure it is said to have.
+        hidden_time: ``f`` depends on the time in a way that autograd does not see; None: nobody has looked yet.
     """
 
     jacobians: int = 0
     factorisations: int = 0
     batched: bool = True
     structure_checked: bool = False
+    hidden_time: bool | None = None
+
+    def afresh(self) -> Counts:
+        """What is known, with nothing counted."""
+        return replace(self, jacobians=0, factorisations=0)
 
 
 class Field:
@@ -81,10 +88,20 @@ class Field:
         """The state of the random generators, if ``f`` draws from them."""
         return RandomState.now(self.layout.device) if self.draws else None
 
+    def parts(self) -> tuple[Field, Field] | None:
+        """The stiff and the other part of the field, with counters of their own, if the user gave it as a ``Split``."""
+        if type(self) is not Field or not isinstance(self.f, Split):
+            return None
+        stiff, other = copy.copy(self), copy.copy(self)
+        stiff.f, other.f = self.f.implicit, self.f.explicit
+        for part in (stiff, other):
+            part.evaluations, part.linearised = 0, None
+        return stiff, other
+
     def with_args(self, args: tuple[PyTree, ...]) -> Field:
         """The same field with other ``args`` and a counter of its own."""
         new = copy.copy(self)
-        new.args, new.evaluations, new.linearised, new.counts = args, 0, None, Counts()
+        new.args, new.evaluations, new.linearised, new.counts = args, 0, None, self.counts.afresh()
         return new
 
     def __call__(self, t: Tensor, y: Rows) -> Rows:

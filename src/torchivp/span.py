@@ -105,10 +105,10 @@ class OneSpan(NamedTuple):
             return self.t
         return self.t + (self.first - self.t.detach()) if isinstance(self.t, Tensor) else self.first
 
-    def ahead(self, fraction: float) -> float:
-        """A time inside the span, behind its start by this fraction of the start, or of the span where that is more."""
+    def ahead(self, fraction: float, least: float) -> float:
+        """A time inside the span, behind its start by this fraction of it, but at least by ``least`` of the start's size."""
         t, last = _number(self.start()), _number(self.t1) if self.last is None else self.last
-        return max(t, min(t + fraction * max(abs(t), self.size), last))
+        return max(t, min(t + max(fraction * self.size, least * abs(t)), last))
 
     def closed(self) -> OneSpan:
         """The span that says where it ends: times counted from its end may be rounded to before its start."""
@@ -237,10 +237,10 @@ class RowSpan(NamedTuple):
         limited = torch.maximum(self.t.detach(), self.first)
         return self.t + (limited - self.t.detach()) if self.timed else limited
 
-    def ahead(self, fraction: float) -> Tensor:
+    def ahead(self, fraction: float, least: float) -> Tensor:
         t, t1 = self.start().detach(), self.t1.detach()
-        size = fraction * torch.maximum(t.abs(), t1 - t)
-        return torch.maximum(t, torch.minimum(t + size, t1 if self.last is None else self.last))
+        size = torch.maximum(fraction * (t1 - t), least * t.abs())
+        return torch.maximum(t, torch.minimum(t + size, t1 if self.last is None else torch.minimum(t1, self.last)))
 
     def closed(self) -> RowSpan:
         t, t1 = self.t.detach(), self.t1.detach()

@@ -141,7 +141,7 @@ def test_the_same_point_is_looked_at_once() -> None:
     first = linearise(field, span, y, slope)
     assert linearise(field, span, y, slope) is first
     assert linearise(field, span, y.clone(), slope) is not first
-    assert field.evaluations == evaluations + 2
+    assert field.evaluations == evaluations + 4  # two of them look once, whether f hides its time
 
 
 class TestGiven:

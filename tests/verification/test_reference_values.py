@@ -23,7 +23,7 @@ from torchivp.methods import METHODS
 PROBLEMS = references()
 AMPLIFYING = ("D1", "D2", "D3", "D4", "D5", "arenstorf")
 TOLERANCES = (1e-4, 1e-6, 1e-8)
-PAIRS = [name for name, cls in METHODS.items() if cls().adaptive and cls().order >= 4]
+PAIRS = [name for name, cls in METHODS.items() if cls().adaptive and cls().order >= 4 and not cls.uses_jacobian]
 PEERS = json.loads((Path(__file__).parent / "data" / "peer_figures.json").read_text())["figures"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from .._types import Rows
 from ..field import Field
 from ..span import Span
-from ..transforms import transformed
+from ..transforms import as_float, transformed
 from .matrix import Vectors
 
 _ONE_BY_ONE = 2  # so many backward passes cost less than a batch of them
@@ -71,7 +72,7 @@ class Point(ABC):
 
     @abstractmethod
     def products(self, seeds: Tensor) -> tuple[Tensor, Tensor | None]:
-        """``seed^T J`` of every row ``[G, B, n]``, and ``seed^T f_t [G, *batch]``, for seeds ``[G, n]`` or ``[G, B, n]``."""
+        """``seed^T J`` of every row ``[G, B, n]``, and ``seed^T f_t [G, *batch]``, for seeds ``[G, n]``."""
 
     @abstractmethod
     def tangent_products(self, tangents: Tensor) -> Tensor:
@@ -110,22 +111,30 @@ class Recorded(Point):
         super().__init__(field, y, slope)
         t, x = field.time(span.start()), vectors(y, field.layout.rows)
         self.wanted = torch.is_grad_enabled() and slope.requires_grad
+        counts = field.counts
         with torch.inference_mode(False), torch.enable_grad():
-            self.t, self.x = (self.variable(v) for v in (t, x))
-            if not field.linearises_time:
-                self.t = t.detach()  # f may read its number
-            self.value = self.of(self.t, self.x)
+            self.x = self.variable(x)
+            timed = field.linearises_time and not counts.hidden_time
+            self.t = self.variable(t) if timed else t.detach().clone()
+            if timed and counts.hidden_time is None:
+                self.value, counts.hidden_time = self.first_value()
+            else:
+                self.value = self.of(self.t, self.x)
 
     def variable(self, x: Tensor) -> Tensor:
         return _Variable.apply(x, self.slope) if self.wanted else x.detach().clone().requires_grad_()
 
-    @property
-    def variables(self) -> tuple[Tensor, ...]:
-        return (self.x, self.t) if self.t.requires_grad else (self.x,)
+    def first_value(self) -> tuple[Tensor, bool | None]:
+        """The value, and True if ``f`` made a number of the time meanwhile, of which torch warns."""
+        with warnings.catch_warnings(record=True) as said:
+            warnings.filterwarnings("always", message="Converting a tensor with requires_grad=True to a scalar")
+            value = self.of(self.t, self.x)
+        return value, True if said else None
 
     def products(self, seeds: Tensor) -> tuple[Tensor, Tensor | None]:
-        cotangents = self.for_all(seeds) if seeds.dim() == 2 else seeds
-        at_x, at_t = (*self.batched(self.value, self.variables, cotangents), None)[:2]
+        cotangents = self.for_all(seeds)
+        *at_time, at_x = self.batched(self.value, self.variables, cotangents)
+        at_t = at_time[0] if at_time else None
         return self.x.new_zeros(cotangents.shape) if at_x is None else at_x, at_t
 
     def tangent_products(self, tangents: Tensor) -> Tensor:
@@ -147,10 +156,16 @@ class Recorded(Point):
         """A cotangent (of zeros), and its products with the derivatives by time and by state, as functions of it: products
         with cotangents are linear in these, so their derivatives by them are products with tangents."""
         with torch.enable_grad():
-            dummy = self.variable(torch.zeros_like(self.value))
-            found = torch.autograd.grad(self.value, self.variables, dummy, create_graph=True, allow_unused=True)
-        at_x, at_t = (*found, None)[:2]
-        return dummy, at_t, at_x
+            zero = torch.zeros_like(self.value)
+            dummy = _Variable.apply(zero, self.slope) if self.wanted else zero.requires_grad_()
+            *at_time, at_x = torch.autograd.grad(
+                self.value, self.variables, dummy, create_graph=True, allow_unused=True
+            )
+        return dummy, at_time[0] if at_time else None, at_x
+
+    @property
+    def variables(self) -> tuple[Tensor, ...]:
+        return (self.t, self.x) if self.t.requires_grad else (self.x,)
 
     def batched(self, value: Tensor, inputs: tuple[Tensor, ...], cotangents: Tensor) -> tuple[Tensor | None, ...]:
         """One backward pass for each cotangent: all at once where torch can, or one after the other."""
@@ -204,13 +219,32 @@ def by_differences(field: Field, span: Span, y: Rows, slope: Rows) -> Tensor:
     return torch.stack(columns, dim=2)
 
 
-def by_time_difference(field: Field, span: Span, y: Rows, slope: Rows) -> Rows | None:
-    """The time derivative by a finite difference inside the step: ``f`` may not be asked beyond it."""
-    if not field.linearises_time:
-        return None
+def by_time_difference(field: Field, span: Span, y: Rows, slope: Rows) -> Rows:
+    """The time derivative by two differences inside the step (``f`` may not be asked beyond it), of second order."""
+    rows = field.layout.rows
     with torch.no_grad():
         t = field.time(span.start())
-        ahead = field.time(span.ahead(torch.finfo(t.dtype).eps ** 0.5))
-        size = ((ahead - t).reshape(-1) * field.direction).unsqueeze(1)
-        change = vectors(field(ahead, y) - slope, field.layout.rows)
-        return from_vectors(torch.where(size == 0, 0, change / size).to(slope.real.dtype), slope)
+        eps = torch.finfo(t.dtype).eps
+        far = field.time(span.ahead(eps ** (1 / 3), eps**0.5))
+        near = t + 0.5 * (far - t)
+        s1, s2 = (((x - t).reshape(-1) * field.direction).unsqueeze(1) for x in (near, far))
+        base = vectors(slope, rows)
+        d1, d2 = (vectors(field(x, y), rows) - base for x in (near, far))
+        two, one = (s2**2 * d1 - s1**2 * d2) / (s1 * s2 * (s2 - s1)), d2 / s2
+        found = torch.where(s2 == 0, 0, torch.where((s1 == 0) | (s1 == s2), one, two))
+        return from_vectors(found.to(slope.real.dtype), slope)
+
+
+def hides_its_time(field: Field, span: Span, y: Rows, slope: Rows, at_time: Rows | None) -> bool:
+    """Whether ``f`` turns the time into a number that autograd does not follow (``float(t)``), as the first step shows."""
+    with torch.no_grad():
+        if at_time is None:
+            return bool(as_float((field(field.time(span.ahead(1.0, 0.0)), y) != slope).any()))
+        found = by_time_difference(field, span, y, slope)
+        off, size = largest(found - at_time), torch.maximum(largest(found), largest(at_time))
+        noise = torch.finfo(found.dtype).eps ** (2 / 3) * largest(slope) / torch.as_tensor(span.sizes(y)).amax()
+        return bool(as_float(off > 1e-2 * size + 100 * noise))
+
+
+def largest(x: Tensor) -> Tensor:
+    return x.detach().abs().amax()

@@ -12,7 +12,7 @@ from .._types import Rows
 from ..errors import InputError, InputTypeError
 from ..field import Counts, Field
 from ..span import Span
-from .derivatives import by_differences, by_time_difference, from_vectors, point_at, vectors
+from .derivatives import by_differences, by_time_difference, from_vectors, hides_its_time, point_at, vectors
 from .matrix import DenseMatrix, Factors, Matrix, Size
 
 
@@ -57,8 +57,8 @@ class Jacobian(ABC):
 
     @abstractmethod
     def at(self, field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Matrix, Rows | None]:
-        """J and the time derivative at the start of ``span``; ``slope``, the field there, says whether somebody wants
-        gradients of them."""
+        """J and the time derivative (as far as autograd sees it) at the start of ``span``; ``slope``, the field there, says
+        whether somebody wants gradients of them."""
 
 
 def linearise(field: Field, span: Span, y: Rows, slope: Rows, with_time: bool = True) -> Linear:
@@ -77,10 +77,19 @@ def linearise(field: Field, span: Span, y: Rows, slope: Rows, with_time: bool = 
     known = field.linearised
     if known is not None and known[0] is y and known[1] is slope:
         return known[2]
-    field.counts.jacobians += 1
+    counts = field.counts
+    counts.jacobians += 1
     field.linearises_time = with_time
     matrix, at_time = (field.jacobian or Autograd()).at(field, span, y, slope)
-    linear = Linear(matrix, at_time, field.layout.rows, field.counts)
+    if not with_time:
+        at_time = None
+    elif counts.hidden_time is None:
+        counts.hidden_time = hides_its_time(field, span, y, slope, at_time)
+    if counts.hidden_time and with_time:
+        at_time = by_time_difference(field, span, y, slope)
+    elif at_time is not None:  # infinite where f begins like a root: no reason to stop there
+        at_time = torch.where(torch.isfinite(at_time), at_time, 0)
+    linear = Linear(matrix, at_time, field.layout.rows, counts)
     field.linearised = (y, slope, linear)
     return linear
 
@@ -101,7 +110,7 @@ class Autograd(Jacobian):
 
 def without_trace(field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Matrix, Rows | None]:
     """The same by finite differences."""
-    return DenseMatrix(by_differences(field, span, y, slope)), by_time_difference(field, span, y, slope)
+    return DenseMatrix(by_differences(field, span, y, slope)), None
 
 
 class Given(Jacobian):
@@ -125,8 +134,7 @@ class Given(Jacobian):
         if field.turn is not None:
             entries = entries * torch.as_tensor(field.direction, device=y.device).to(entries.dtype).view(-1, 1, 1)
         point = point_at(field, span, y, slope)
-        at_time = by_time_difference(field, span, y, slope) if point is None else point.time_derivative()
-        return DenseMatrix(real_entries(entries)), at_time
+        return DenseMatrix(real_entries(entries)), None if point is None else point.time_derivative()
 
 
 def checked(entries: Any, field: Field) -> Tensor:

@@ -37,7 +37,7 @@ class ImplicitRungeKutta(Method):
 
     tableau: ClassVar[Tableau]
     uses_jacobian = True
-    keeps_evaluations = False
+    k_are_slopes = False  # but nearly: what the iteration made of them
     smoothing: ClassVar[float] = 0.0
 
     @property

@@ -28,6 +28,7 @@ class Rosenbrock(Method):
 
     tableau: ClassVar[RosenbrockTableau]
     uses_jacobian = True
+    k_are_slopes = False
 
     @property
     def order(self) -> int:  # type: ignore[override]

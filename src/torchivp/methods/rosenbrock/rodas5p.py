@@ -1,6 +1,7 @@
 """The stiffly accurate 5(4) pair of Steinebach: the method for stiff problems up to moderate size.
 
-Order 5, 8 stages, one Jacobian and one factorisation a step, L-stable, embedded order 4, interpolant of order 4 (free). It
+Order 5, 8 stages, one Jacobian and one factorisation a step, L-stable, embedded order 4, of order 2 with any matrix in the
+place of the Jacobian, interpolant of order 4 (free). It
 keeps its order on problems of Prothero and Robinson's kind and on parabolic ones better than the Rodas methods before it.
 Source: G. Steinebach 2023, doi:10.1007/s10543-023-00967-x; digits of the transformed coefficients as in
 OrdinaryDiffEqRosenbrock.
@@ -72,4 +73,5 @@ class Rodas5P(Rosenbrock):
             ],
         ),
         dense_order=4,
+        w_order=2,
     )  # fmt: skip

@@ -31,7 +31,7 @@ class Rosenbrock23(Rosenbrock):
         coupling=((), (-1 / _D,), (-2 / _D, -_E / _D)),
         d=(_D, 0, -_D),
         b=(*_SECOND, 0),
-        b_err=((1 - 2 + 2) / (6 * _D), (_E - 2) / (6 * _D), 1 / (6 * _D)),
+        b_err=(-1 / (6 * _D), (2 - _E) / (6 * _D), -1 / (6 * _D)),  # -(k_1 - 2 k_2 + k_3) / 6
         error_order=3,
         embedded_order=3,
         dense=between_ends((*_SECOND, 0), [(0, -1 / (_D * (1 - 2 * _D)), 0)]),

@@ -32,9 +32,7 @@ from torchivp.methods.implicit_rk import ImplicitRungeKutta
 from torchivp.methods.tableau import hermite
 
 RUNGE_KUTTA = {name: cls() for name, cls in METHODS.items() if issubclass(cls, ExplicitRungeKutta)}
-IMPLICIT = {
-    name: cls() for name, cls in METHODS.items() if issubclass(cls, DiagonalRungeKutta | ImplicitRungeKutta)
-}
+IMPLICIT = {name: cls() for name, cls in METHODS.items() if issubclass(cls, DiagonalRungeKutta | ImplicitRungeKutta)}
 ADAMS = {repr(m): m for m in (*map(ExplicitAdams, range(1, 9)), *map(ImplicitAdams, range(2, 9)))}
 REVERSIBLE = {repr(m): m for m in (ReversibleHeun(), ALF(), *map(Reversible, RUNGE_KUTTA))}
 # End of the interval, so that the errors of every order begin at 1e-3 with few steps.
@@ -162,7 +160,9 @@ def test_reversible_on_uneven_grids(method: Method) -> None:
 
 def test_every_method_is_here() -> None:
     rosenbrock = {name for name, cls in METHODS.items() if issubclass(cls, Rosenbrock)}  # tests of their own
-    assert {*RUNGE_KUTTA, *IMPLICIT, *rosenbrock, "explicit_adams", "implicit_adams", "reversible_heun", "alf"} == set(METHODS)
+    assert {*RUNGE_KUTTA, *IMPLICIT, *rosenbrock, "explicit_adams", "implicit_adams", "reversible_heun", "alf"} == set(
+        METHODS
+    )
 
 
 def test_a_lower_order_is_noticed() -> None:

@@ -57,7 +57,9 @@ class Limits:
 
     def up_to(self, end: float) -> Limits:
         """The same limits with an earlier end."""
-        return Limits(end, self.landings, self.jumps, self.dtype, self.open_ends, self.open_starts, self.stops, self.start)
+        return Limits(
+            end, self.landings, self.jumps, self.dtype, self.open_ends, self.open_starts, self.stops, self.start
+        )
 
     def anything_left(self, t: float) -> bool:
         return t < self.end

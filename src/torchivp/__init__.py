@@ -21,8 +21,8 @@ from .forcing import Interpolation
 from .per_sample.solution import BatchSolution
 from .runners import Compilation, compilations
 from .solution import Solution, Stats, Status
-from .split import Split
 from .solve import solve
+from .split import Split
 
 __all__ = [
     "BatchSolution",

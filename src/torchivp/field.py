@@ -54,6 +54,8 @@ class Field:
         evaluations: calls of ``f`` so far.
         jacobian: how implicit methods come by Jacobians (a ``linalg.Jacobian``); None: by autograd.
         linearised: state and slope where the newest one was found, and what was (see ``linalg.linearise``).
+        linearises_time: the time derivative is wanted with a Jacobian.
+        tolerance: of the problem: what implicit methods call small (a ``Tolerance``; set by ``Problem``).
         draws: ``f`` draws random numbers, and whoever takes its steps again wants the same ones.
     """
 
@@ -76,6 +78,8 @@ class Field:
         self.evaluations = 0
         self.draws = False
         self.jacobian: Any = None
+        self.tolerance: Any = None
+        self.linearises_time = True
         self.linearised: tuple[Rows, Rows, Any] | None = None
         self.counts = Counts()
 

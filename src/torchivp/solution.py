@@ -33,6 +33,7 @@ class Status(Enum):
     STEP_TOO_SMALL = "the step size became too small for the time's precision"
     NONFINITE_STATE = "y0 holds nan or inf"
     NONFINITE_SLOPE = "the slope or the state became nan or inf"
+    NEWTON_FAILED = "the equations of an implicit stage were not solved"
     BAD_OUTPUT = "f returned something that is not a slope of its state"
 
     @property

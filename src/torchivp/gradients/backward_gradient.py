@@ -103,7 +103,8 @@ class BackwardGradient(Gradient):
 
     def check(self, plan: Plan) -> None:
         """Raise if the backward solve cannot use the forward method."""
-        if self.method is None and plan.method.carries != "slopes":
+        able = plan.method.carries == "slopes" and plan.method.keeps_evaluations
+        if self.method is None and not able:
             raise InputError(
                 f"gradient={type(self).__name__.lower()!r} solves backwards with the forward method, and {plan.method!r} cannot "
                 f"take an integral along. Name another one, {type(self).__name__}(method='tsit5'), or write "

@@ -61,13 +61,14 @@ class Jacobian(ABC):
         whether somebody wants gradients of them."""
 
 
-def linearise(field: Field, span: Span, y: Rows, slope: Rows) -> Linear:
+def linearise(field: Field, span: Span, y: Rows, slope: Rows, with_time: bool = True) -> Linear:
     """The field around the start of a step. The same start again (its step was rejected) costs nothing.
 
     Args:
         span: the step's interval.
         y: state at its start, ``[1, B * D]``.
         slope: of the field there (``history[0][1]``).
+        with_time: the time derivative is wanted, too; if not, ``f`` gets times that require no gradient.
 
     Example:
         >>> linear = linearise(field, span, y, history[0][1])
@@ -76,12 +77,12 @@ def linearise(field: Field, span: Span, y: Rows, slope: Rows) -> Linear:
     known = field.linearised
     if known is not None and known[0] is y and known[1] is slope:
         return known[2]
-    counts = field.counts
+    counts, field.linearises_time = field.counts, with_time
     counts.jacobians += 1
     matrix, at_time = (field.jacobian or Autograd()).at(field, span, y, slope)
-    if counts.hidden_time is None:
+    if with_time and counts.hidden_time is None:
         counts.hidden_time = hides_its_time(field, span, y, slope, at_time)
-    if counts.hidden_time:
+    if with_time and counts.hidden_time:
         at_time = by_time_difference(field, span, y, slope)
     elif at_time is not None:  # infinite where f begins like a root: no reason to stop there
         at_time = torch.where(torch.isfinite(at_time), at_time, 0)

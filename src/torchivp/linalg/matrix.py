@@ -10,10 +10,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 from torch import Tensor
 
-Vectors = Float[Tensor, "B n"]
+Vectors = Inexact[Tensor, "B n"]  # complex ones of a pair of eigenvalues, too
 Size = float | Tensor
 """A number for all rows (a float, or 0-d), or one for each ``[B, 1]``."""
 
@@ -62,7 +62,7 @@ def identity_minus(c: Size, entries: Tensor) -> Tensor:
 class DenseFactors(Factors):
     """LU factors of matrices ``[B, n, n]``."""
 
-    def __init__(self, matrices: Float[Tensor, "B n n"]):
+    def __init__(self, matrices: Inexact[Tensor, "B n n"]):
         self.lu, self.pivots, _ = torch.linalg.lu_factor_ex(matrices)
 
     def solve(self, b: Vectors) -> Vectors:

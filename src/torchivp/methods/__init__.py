@@ -5,6 +5,20 @@ from __future__ import annotations
 from .adams import ExplicitAdams, ImplicitAdams
 from .alf import ALF
 from .base import History, Method, Step
+from .diagonal_rk import DiagonalRungeKutta
+from .dirk import (
+    SDIRK2,
+    TRBDF2,
+    ImplicitEuler,
+    ImplicitMidpoint,
+    KenCarp3,
+    KenCarp4,
+    KenCarp5,
+    Kvaerno3,
+    Kvaerno4,
+    Kvaerno5,
+    Trapezoid,
+)
 from .erk import (
     RK4,
     AdaptiveHeun,
@@ -21,6 +35,8 @@ from .erk import (
     Tsit5,
 )
 from .explicit_rk import ExplicitRungeKutta
+from .implicit_rk import ImplicitRungeKutta
+from .irk import Gauss4, Gauss6, Radau3, Radau5
 from .reversible import Reversible
 from .reversible_heun import ReversibleHeun
 from .rosenbrock import Rodas4, Rodas5P, Rosenbrock23
@@ -30,8 +46,10 @@ from .table import METHODS
 from .tableau import DenseOutput, Tableau
 
 __all__ = [
-    "ALF", "METHODS", "AdaptiveHeun", "Bosh3", "DenseOutput", "Dopri5", "Dopri8", "Euler", "ExplicitAdams",
-    "ExplicitRungeKutta", "Fehlberg2", "Heun2", "Heun3", "History", "ImplicitAdams", "Method", "Midpoint", "RK4",
-    "RK4Classic", "Ralston", "Reversible", "ReversibleHeun", "Rodas4", "Rodas5P", "Rosenbrock", "Rosenbrock23",
-    "RosenbrockTableau", "Step", "Tableau", "Tsit5",
+    "ALF", "METHODS", "AdaptiveHeun", "Bosh3", "DenseOutput", "DiagonalRungeKutta", "Dopri5", "Dopri8", "Euler",
+    "ExplicitAdams", "ExplicitRungeKutta", "Fehlberg2", "Gauss4", "Gauss6", "Heun2", "Heun3", "History", "ImplicitAdams",
+    "ImplicitEuler", "ImplicitMidpoint", "ImplicitRungeKutta", "KenCarp3", "KenCarp4", "KenCarp5", "Kvaerno3", "Kvaerno4",
+    "Kvaerno5", "Method", "Midpoint", "RK4", "RK4Classic", "Radau3", "Radau5", "Ralston", "Reversible", "ReversibleHeun",
+    "Rodas4", "Rodas5P", "Rosenbrock", "Rosenbrock23", "RosenbrockTableau", "SDIRK2", "Step", "TRBDF2", "Tableau",
+    "Trapezoid", "Tsit5",
 ]  # fmt: skip

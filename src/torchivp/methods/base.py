@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ class Step(NamedTuple):
         error: estimated local error ``[1, D]``, or None for a method without one.
         history: what the next step may start from.
         ready: whether ``history[0]`` already is the slope at the end of this step.
+        solved: whether the equations of implicit stages were solved (of each row ``[B]`` of many); if not, a shorter step may do.
     """
 
     y1: Rows
@@ -36,6 +37,7 @@ class Step(NamedTuple):
     error: Rows | None
     history: History
     ready: bool = False
+    solved: Any = True
 
 
 class Method(ABC):
@@ -49,6 +51,7 @@ class Method(ABC):
         reversible: a step can be taken back, exactly but for rounding. Such a method carries a second state, and starts
             afresh where its history holds the slope alone (at the start, after a jump).
         by_rows: rows of a batch may take steps of their own sizes.
+        keeps_evaluations: the slopes of a step are evaluations of the field, so that an integral can be taken along with it.
         uses_jacobian: it asks for the Jacobian of the field (``linalg``).
         k_are_slopes: the ``k`` of its steps are values of the field, and ``y1`` is their quadrature.
     """
@@ -59,6 +62,7 @@ class Method(ABC):
     carries: str = "slopes"
     reversible: bool = False
     by_rows: bool = True
+    keeps_evaluations: bool = True
     uses_jacobian: bool = False
     k_are_slopes: bool = True
 

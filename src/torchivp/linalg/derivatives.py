@@ -239,7 +239,7 @@ def hides_its_time(field: Field, span: Span, y: Rows, slope: Rows, at_time: Rows
         found = by_time_difference(field, span, y, slope)
         off, size = largest(found - at_time), torch.maximum(largest(found), largest(at_time))
         noise = torch.finfo(found.dtype).eps ** (2 / 3) * largest(slope) / torch.as_tensor(span.sizes(y)).amax()
-        return bool(as_float(off > 1e-2 * size + 100 * noise))
+        return bool(as_float(off > 1e-2 * size + 1e4 * noise))
 
 
 def largest(x: Tensor) -> Tensor:

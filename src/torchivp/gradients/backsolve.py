@@ -110,6 +110,7 @@ class Linearised:
     def differentiable(
         self, t: Tensor, y: Rows, adjoint: Rows, params: Sequence[Tensor]
     ) -> tuple[Rows, Rows, list[Tensor | None]]:
+        y = y if y.requires_grad else y.detach().requires_grad_()
         slope = self.slope(t, y)
         if not slope.requires_grad:
             return slope, torch.zeros_like(y), [None] * len(params)

@@ -77,15 +77,12 @@ def linearise(field: Field, span: Span, y: Rows, slope: Rows, with_time: bool = 
     known = field.linearised
     if known is not None and known[0] is y and known[1] is slope:
         return known[2]
-    counts = field.counts
+    counts, field.linearises_time = field.counts, with_time
     counts.jacobians += 1
-    field.linearises_time = with_time
     matrix, at_time = (field.jacobian or Autograd()).at(field, span, y, slope)
-    if not with_time:
-        at_time = None
-    elif counts.hidden_time is None:
+    if with_time and counts.hidden_time is None:
         counts.hidden_time = hides_its_time(field, span, y, slope, at_time)
-    if counts.hidden_time and with_time:
+    if with_time and counts.hidden_time:
         at_time = by_time_difference(field, span, y, slope)
     elif at_time is not None:  # infinite where f begins like a root: no reason to stop there
         at_time = torch.where(torch.isfinite(at_time), at_time, 0)

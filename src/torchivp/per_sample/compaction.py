@@ -51,7 +51,7 @@ class Fewer(Field):
 
     def __init__(self, whole: Field, layout: Any, direction: Tensor, args: tuple[PyTree, ...]):
         super().__init__(whole.f, layout, direction, args, whole.broadcast)
-        self.draws, self.jacobian = whole.draws, whole.jacobian
+        self.draws, self.jacobian, self.counts = whole.draws, whole.jacobian, whole.counts
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         try:

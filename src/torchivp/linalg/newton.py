@@ -18,7 +18,7 @@ from .._types import Rows
 from ..span import Span
 from ..transforms import recorded
 
-MOST = 10  # iterations
+MOST = 20  # iterations; tight tolerances take more than ten
 SMALL = 1e-2  # of the tolerance: what may be left of the error when the iteration stops
 DIVERGES = 2.0  # a growth of increments that says that no root is near
 

@@ -14,7 +14,7 @@ from . import engine
 from .fixed import FixedGridODESolver
 from .norms import rms_norm
 
-NEWTON = 10  # iterations, after which a stage has no solution (torchivp.linalg.newton)
+NEWTON = 20  # iterations, after which a stage has no solution (torchivp.linalg.newton)
 
 
 class ImplicitSolver(FixedGridODESolver):
@@ -25,7 +25,7 @@ class ImplicitSolver(FixedGridODESolver):
 
     Args:
         rtol, atol: of the stages.
-        max_iters: for torchdiffeq, up to 100. Newton's iteration takes 10 at most: a stage that is not found then is an error.
+        max_iters: for torchdiffeq, up to 100. Newton's iteration takes 20 at most: a stage that is not found then is an error.
     """
 
     method: ClassVar[Method]

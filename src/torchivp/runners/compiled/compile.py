@@ -49,13 +49,16 @@ def compilations() -> tuple[Compilation, ...]:
     return tuple(_made)
 
 
-def compiled(function: Callable[..., Any], what: str, f: str, key: Any, codes: Codes) -> Callable[..., Any]:
+def compiled(
+    function: Callable[..., Any], what: str, f: str, key: Any, codes: Codes, small: bool = False
+) -> Callable[..., Any]:
     """The function through inductor.
 
     Args:
         what, f: as in ``Compilation``.
         key: functions with the same one share their code in ``codes``, by which torch counts recompilations and notes which
             sizes change.
+        small: the states are of few numbers.
 
     Returns:
         ``call(*arguments, like=tensors)``: where the shapes of ``like`` are new, there may be something to compile.
@@ -67,7 +70,7 @@ def compiled(function: Callable[..., Any], what: str, f: str, key: Any, codes: C
         function.__defaults__,
         function.__closure__,
     )
-    backend = Backend(what)
+    backend = Backend(what, small)
     fast = torch.compile(own, backend=backend, fullgraph=True)
 
     known: set[Any] = set()
@@ -90,8 +93,10 @@ def compiled(function: Callable[..., Any], what: str, f: str, key: Any, codes: C
 class Backend:
     """Inductor, counted."""
 
-    def __init__(self, what: str):
+    def __init__(self, what: str, small: bool):
         self.what = what
+        # joining few numbers in one buffer beats a view of the buffer for each of them
+        self.patches = {"cpp_wrapper": True, "force_pointwise_cat": small}
         self.calls = 0
 
     def __call__(self, graph: torch.fx.GraphModule, example: list[Any]) -> Any:
@@ -99,7 +104,7 @@ class Backend:
             warnings.simplefilter("ignore")  # torch's own
             from torch._inductor.compile_fx import compile_fx
 
-            fast = compile_fx(graph, example, config_patches={"cpp_wrapper": True})
+            fast = compile_fx(graph, example, config_patches=self.patches)
         self.calls += 1
         return fast
 

@@ -54,7 +54,7 @@ class Outcome:
         )
         rest = at_values.split([0 if x is None else len(x.t) for x in self.found])
         for part, found, cotangent in reversed(list(zip(self.parts, self.found, rest))):
-            taken = int(part.end.slot) * evaluations_of(self.loop.form) + part.restarts
+            taken = part.steps * evaluations_of(self.loop.form) + part.restarts
             self.counters["replayed"] += taken
             count(self.problem, taken)
             adjoint = self.through(part, found, cotangent, adjoint, held)
@@ -73,7 +73,13 @@ class Outcome:
             behind = behind._replace(ys=tuple(a + b for a, b in zip(behind.ys, last)))
             given = filled(self.problem.layout, part.record, at_y0, at_k)
         before = self.program()(
-            part.end.slot, behind, given, part.record, part.fixed, held, like=shaping(part.end, part.fixed, held)
+            torch.tensor(part.steps),
+            behind,
+            given,
+            part.record,
+            part.fixed,
+            held,
+            like=shaping(part.end, part.fixed, held),
         )
         return self.through_slope(part, before, held) if part.restarts else before
 

@@ -257,8 +257,8 @@ class Solved(torch.autograd.Function):
         held = saved[2 * n :]
         behind = Adjoint(at_ys, tuple(torch.zeros_like(y) for y in at_ys), tuple(torch.zeros_like(x) for x in held))
         fixed = fixed_of(ctx.terms, at_ys)
-        back = make_backward(ctx.terms.form, ctx.pure, tuple(range(len(held))))
-        before = back(slot, behind, None, record, fixed, held)
+        back = make_backward(ctx.terms.form, ctx.pure, tuple(range(len(held))), from_slope=False)
+        before = back(slot.reshape(1), behind, None, record, fixed, held)
         return (None, None, None, *before.ys, *before.ks, *before.held)
 
 

@@ -31,7 +31,7 @@ class Given(NamedTuple):
 
 
 Backward = Callable[..., Adjoint]
-"""``backward(way, adjoint, given, record, fixed, held, like=...)``, see ``make_backward``"""
+"""``backward(way, adjoint, given, record, fixed, held)``, see ``make_backward``"""
 
 
 def make_backward(form: Form, pure: Pure, wanted: tuple[int, ...], from_slope: bool = True) -> Backward:

@@ -13,7 +13,7 @@ from ...problem import Problem
 from ...state import Layout
 from .backward import Adjoint, Backward, Given, make_backward
 from .compile import compiled
-from .march import Loop, Part, Written, count, evaluations_of, shaping, written
+from .march import Loop, Part, Written, count, evaluations_of, written
 from .outputs import Found, at
 from .program import Record
 from .setup import leaves_of, rows_of
@@ -72,9 +72,7 @@ class Outcome:
             behind = behind._replace(ys=tuple(a + b for a, b in zip(behind.ys, last)))
             given = filled(self.problem.layout, part.record, at_y0, at_k)
         way = torch.tensor([part.steps, part.restarts])
-        return self.program()(
-            way, behind, given, part.record, part.fixed, held, like=shaping(part.end, part.fixed, held)
-        )
+        return self.program()(way, behind, given, part.record, part.fixed, held)
 
     def program(self) -> Backward:
         programs, key = self.loop.seen.pure.programs, ("backward", self.loop.form, self.wanted)

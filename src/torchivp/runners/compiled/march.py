@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -99,18 +99,13 @@ class Loop:
             record: Any = new_record(self.form, start.t.shape, start.ys) if self.form.slots else None
             began = time.perf_counter()
             with torch.no_grad():
-                carry = self.program(start, fixed, self.seen.held, record, like=shaping(start, fixed, self.seen.held))
+                carry = self.program(start, fixed, self.seen.held, record)
             before, (_, tries, steps, _, _) = tries, carry.totals.tolist()
             self.attempts = attempts_for(tries - before, time.perf_counter() - began)
             count(self.problem, (tries - before) * evaluations_of(self.form) + asks * (tries > before))
             yield Part(record, fixed, carry, steps, restarts)
             fresh, restarts, asks = 0, False, 0
             running = bool((carry.code == RUNNING).any())
-
-
-def shaping(at: Carry, fixed: Fixed, held: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The tensors whose shapes differ from solve to solve."""
-    return (*at.ys, fixed.landings, *fixed.rtol, *fixed.atol, *held)
 
 
 def refuse_lost_gradient(problem: Problem, loop: Loop) -> None:

@@ -60,7 +60,7 @@ def new_record(form: Form, batch: Sequence[int], ys: State) -> Record:
 
 
 Program = Callable[..., Carry]
-"""``program(carry, fixed, held, record, like=...)``, see ``make_program``"""
+"""``program(carry, fixed, held, record)``, see ``make_program``"""
 
 
 def make_program(form: Form, pure: Pure) -> Program:

@@ -6,7 +6,7 @@ The masks are those of the compiled loop; a superfluous attempt changes nothing.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ def make_repeated(form: Form, pure: Pure, k: int, captured: bool) -> Program:
     """
     lock, known = threading.Lock(), dict[Any, Repeated]()
 
-    def call(start: Carry, fixed: Fixed, held: State, record: Record | None, like: Iterable[Tensor] = ()) -> Carry:
+    def call(start: Carry, fixed: Fixed, held: State, record: Record | None) -> Carry:
         with torch.no_grad():
             inputs = Inputs(started(form, pure.as_written(), fixed, held, start), fixed, tuple(held))
         key = tuple((x.shape, x.dtype, x.device) for x in flatten(inputs)[0])

@@ -42,7 +42,7 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         f"{plan.controller!r} (PID and FixedSteps do)": plan.controller.adaptive
         and not isinstance(plan.controller, PID),
         "this norm ('rms' and 'max' of the whole state do)": plan.controller.adaptive and norm_of(problem) is None,
-        "an open end of the interval": not bool(torch.isfinite(torch.as_tensor(plan.limits.end)).all()),
+        "an open end of the interval": not all_finite(plan.limits.end),
         "torch.func transforms and forward mode": recorded(),
         "random numbers in f": problem.field.draws,
         "autocast": problem.field.autocast is not None,
@@ -50,6 +50,10 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
     for reason, there in reasons.items():
         if there:
             raise NotCompilable(f"runner={name!r} does not go with {reason}. Write runner='eager'.")
+
+
+def all_finite(x: float | Tensor) -> bool:
+    return bool(torch.isfinite(x).all()) if isinstance(x, Tensor) else math.isfinite(x)
 
 
 def norm_of(problem: Problem) -> str | None:
@@ -80,7 +84,7 @@ def form_of(problem: Problem, plan: Plan, *, slots: int, slopes: int, looks_insi
         slots=slots,
         unroll=_UNROLL if layout.size <= _TINY else 1,
         starts=not by_rows,
-        turned=bool((torch.as_tensor(problem.field.direction) < 0).any()),
+        turned=problem.field.turn is not None,
     )
 
 

@@ -25,7 +25,7 @@ from ...span import OneSpan
 from ...trajectory import Start, Tape
 from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_started, watch_for_events
 from .gradient import Outcome
-from .march import COMPILED, Kind, Loop, Part, refuse_lost_gradient, written
+from .march import COMPILED, Kind, Loop, Part, Written, refuse_lost_gradient, written
 from .outputs import Found, ends_of, polynomials, values_at
 from .setup import carry_of, check, fixed_of, rows_of, weights_of
 from .step import ALL, Carry
@@ -189,8 +189,9 @@ class AtOnce:
         inside = problem.t[1:-1] if given else []  # the start is known, and the end is where the loop stops
         self.times = torch.tensor([inside], dtype=torch.float64, device=device) if inside else None
         self.end = problem.t[-1] if given and problem.t[-1] > problem.t[0] else None
-        self.wanted = for_gradient or plan.dense or bool(inside) or isinstance(plan.save, EveryStep)
         self.looks_inside = plan.dense or bool(inside)
+        self.reads = self.looks_inside or isinstance(plan.save, EveryStep)
+        self.wanted = for_gradient or self.reads
         self.slopes = ALL if self.looks_inside else int(for_gradient)
         self.for_gradient = for_gradient
         self.weights = weights_of(problem, plan)
@@ -204,17 +205,19 @@ class AtOnce:
 
     def take(self, part: Part) -> None:
         found = None
-        if self.wanted and part.steps:
-            new = written(self.layout, part)
-            if self.times is not None:
-                found = values_at(new, self.times, self.weights)
-            elif isinstance(self.plan.save, EveryStep):
-                found = ends_of(new)
-            if self.plan.dense:
-                self.pieces.append(polynomials(new, self.weights))
+        if self.reads and part.steps:
+            found = self.look(written(self.layout, part))
         self.found.append(found)
         if self.for_gradient:
             self.parts.append(part)
+
+    def look(self, new: Written) -> Found | None:
+        """Outputs and interpolants of some steps."""
+        if self.plan.dense:
+            self.pieces.append(polynomials(new, self.weights))
+        if self.times is not None:
+            return values_at(new, self.times, self.weights)
+        return ends_of(new) if isinstance(self.plan.save, EveryStep) else None
 
     def finish(self) -> None:
         trajectory = self.trajectory

@@ -23,6 +23,7 @@ LAYERS: list[tuple[str, ...]] = [
         "randomness",
         "rows_of_vmap",
         "span",
+        "split",
         "state",
         "tolerance",
         "transforms",

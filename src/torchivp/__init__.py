@@ -22,6 +22,7 @@ from .per_sample.solution import BatchSolution
 from .runners import Compilation, compilations
 from .solution import Solution, Stats, Status
 from .solve import solve
+from .split import Split
 
 __all__ = [
     "BatchSolution",
@@ -41,6 +42,7 @@ __all__ = [
     "PrecisionWarning",
     "Solution",
     "SolveError",
+    "Split",
     "Stats",
     "Status",
     "SteadyState",

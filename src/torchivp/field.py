@@ -15,6 +15,7 @@ from .autocast import autocast_dtypes, current_autocast
 from .errors import OutputError
 from .randomness import RandomState
 from .span import Span, spread
+from .split import Split
 from .state import Layout, flatten
 
 
@@ -86,6 +87,16 @@ class Field:
     def random_state(self) -> RandomState | None:
         """The state of the random generators, if ``f`` draws from them."""
         return RandomState.now(self.layout.device) if self.draws else None
+
+    def parts(self) -> tuple[Field, Field] | None:
+        """The stiff and the other part of the field, with counters of their own, if the user gave it as a ``Split``."""
+        if type(self) is not Field or not isinstance(self.f, Split):
+            return None
+        stiff, other = copy.copy(self), copy.copy(self)
+        stiff.f, other.f = self.f.implicit, self.f.explicit
+        for part in (stiff, other):
+            part.evaluations, part.linearised = 0, None
+        return stiff, other
 
     def with_args(self, args: tuple[PyTree, ...]) -> Field:
         """The same field with other ``args`` and a counter of its own."""

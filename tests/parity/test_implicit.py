@@ -1,4 +1,4 @@
-"""The fixed-step implicit methods of torchdiffeq's main branch, which the released one does not have: names, orders, gradients."""
+"""The fixed-step implicit methods of torchdiffeq's main branch, which the released one lacks: names, orders, gradients."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_stage_that_is_not_found_is_an_error() -> None:
     def jumps(t: Tensor, y: Tensor) -> Tensor:
         return torch.where(y > 0.5, -1e6 * y, 1e6)
 
-    with pytest.raises(NotSolved, match="did not converge at t=0 with step size 0.5.*smaller dt") as error:
+    with pytest.raises(NotSolved, match=r"did not converge at t=0 with step size 0\.5.*smaller dt") as error:
         torchivp.odeint(jumps, torch.ones(1), torch.tensor([0.0, 1.0]), method="trbdf2", options={"step_size": 0.5})
     assert isinstance(error.value, AssertionError)
 

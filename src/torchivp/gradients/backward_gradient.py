@@ -103,8 +103,7 @@ class BackwardGradient(Gradient):
 
     def check(self, plan: Plan) -> None:
         """Raise if the backward solve cannot use the forward method."""
-        able = plan.method.carries == "slopes" and plan.method.keeps_evaluations
-        if self.method is None and not able:
+        if self.method is None and plan.method.carries != "slopes":
             raise InputError(
                 f"gradient={type(self).__name__.lower()!r} solves backwards with the forward method, and {plan.method!r} cannot "
                 f"take an integral along. Name another one, {type(self).__name__}(method='tsit5'), or write "

@@ -51,7 +51,6 @@ class Method(ABC):
         reversible: a step can be taken back, exactly but for rounding. Such a method carries a second state, and starts
             afresh where its history holds the slope alone (at the start, after a jump).
         by_rows: rows of a batch may take steps of their own sizes.
-        keeps_evaluations: the slopes of a step are evaluations of the field, so that an integral can be taken along with it.
         uses_jacobian: it asks for the Jacobian of the field (``linalg``).
         k_are_slopes: the ``k`` of its steps are values of the field, and ``y1`` is their quadrature.
     """
@@ -62,7 +61,6 @@ class Method(ABC):
     carries: str = "slopes"
     reversible: bool = False
     by_rows: bool = True
-    keeps_evaluations: bool = True
     uses_jacobian: bool = False
     k_are_slopes: bool = True
 

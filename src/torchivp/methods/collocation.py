@@ -38,9 +38,7 @@ def collocation(order: int, nodes: Sequence[Fraction], **estimate: Any) -> Table
         return (0, *(sum(x * w for x, w in zip(powers, column)) for column in zip(*weights)))
 
     dense = DenseOutput(order=len(nodes), weights=tuple((0, *row) for row in weights))
-    return Tableau(
-        order=order, c=(0, *nodes), a=((), *map(at, nodes)), b=at(1), dense=dense, **estimate
-    )
+    return Tableau(order=order, c=(0, *nodes), a=((), *map(at, nodes)), b=at(1), dense=dense, **estimate)
 
 
 def combined(weights: Sequence[Number], rows: Sequence[Row]) -> Row:

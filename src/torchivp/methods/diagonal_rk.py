@@ -32,12 +32,15 @@ class DiagonalRungeKutta(Method):
         smoothed: the error estimate is multiplied by ``(I - gamma dt J)^-1``, because it would be far too large where the
             problem is stiff.
         at_limits: takes the steps whose nodes would lie behind the next time to land on; None: no node does.
+        companion: explicit, for the non-stiff part of a ``Split`` field; None: the sum is taken implicitly.
     """
 
     tableau: ClassVar[Tableau]
     uses_jacobian = True
+    k_are_slopes = False  # but nearly: what the iteration made of them
     smoothed: ClassVar[bool] = False
     at_limits: ClassVar[Tableau | None] = None
+    companion: ClassVar[Tableau | None] = None
 
     @property
     def order(self) -> int:  # type: ignore[override]
@@ -49,6 +52,9 @@ class DiagonalRungeKutta(Method):
 
     def step(self, field: Field, span: Span, y: Rows, history: History) -> Step:
         start = StepStart(field, span, y, history[0][1])
+        parts = None if self.companion is None else field.parts()
+        if parts is not None and self.companion is not None:
+            return take_split(start, parts, self.tableau, self.companion)
         if self.at_limits is None:
             return take(start, self.tableau, self.smoothed)
         inside = span.reaches(float(max(self.tableau.c)))
@@ -57,11 +63,11 @@ class DiagonalRungeKutta(Method):
         return take(start, self.tableau if inside else self.at_limits, self.smoothed)
 
     def dense(self, field: Field, span: Span, y: Rows, step: Step) -> Step:
-        if self.tableau.fsal:
+        if len(step.k) == step.weights.shape[1]:
             return step
         rk = coefficients(self.tableau, y.dtype, y.device)
         (end,) = field.times(span, rk.end)
-        slope = field(end, combine(y, rk.b, step.k, span))
+        slope = field(end, step.y1)
         return step._replace(k=torch.cat([step.k, slope]), history=((span.t1, slope.clone()),), ready=True)
 
 
@@ -94,6 +100,30 @@ def take(start: StepStart, tableau: Tableau, smoothed: bool) -> Step:
             error = solve(error) if smoothed else error
     history = ((span.t1, k[-1:]),) if tableau.fsal else ()
     return Step(y1, k, rk.weights, error, history, tableau.fsal, found)
+
+
+def take_split(start: StepStart, parts: tuple[Field, Field], tableau: Tableau, companion: Tableau) -> Step:
+    """A step that is implicit in the first part of the field and explicit in the second; its end is no stage."""
+    field, span, y, slope = start
+    stiff, other = parts
+    rk = coefficients(tableau, y.dtype, y.device, companion)
+    by_second = other(other.time(span.start()), y)
+    by_first = slope - by_second
+    with torch.no_grad():
+        solve = linearise(stiff, span, y, by_first, False).shifted(rk.gamma * span.sizes(y)).solve
+    found, remains = span.everywhere(True), span.everywhere(1.0)
+    rows = zip(rk.a, explicit_rows(companion, y.dtype, y.device), rk.guess)
+    for (a, b, guess), t, t_inside in zip(rows, stiff.times(span, rk.from_end), span.times(rk.from_end)):
+        base = span.advance(y, torch.mm(a, by_first) + torch.mm(b, by_second))
+        stage = Stage(stiff, span, base, rk.gamma, t, t_inside)
+        root = stage.root(solve, y, constant(torch.mm(guess, by_first)), remains)
+        found, remains = found & root.found, root.remains
+        k = stage.with_gradient(root.x)
+        by_first, by_second = torch.cat([by_first, k]), torch.cat([by_second, other(t, stage.state(k))])
+    field.evaluations += stiff.evaluations + other.evaluations
+    k = by_first + by_second
+    error = None if rk.b_err is None else error_estimate(y, rk.b_err, k, span)
+    return Step(combine(y, rk.b, k, span), k, rk.weights, error, (), False, found)
 
 
 def take_by_rows(start: StepStart, first: Tableau, second: Tableau, smoothed: bool, here: Tensor) -> Step:
@@ -192,7 +222,22 @@ class _Coefficients(NamedTuple):
 
 @lru_cache(maxsize=256)
 @outside_of_transforms
-def coefficients(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> _Coefficients:
+def explicit_rows(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Rows ``[1, i]`` of an explicit tableau, but for the empty first one."""
+    rows = [torch.tensor([[float(x) for x in a]], dtype=torch.float64) for a in tableau.a[1:]]
+    return tuple(row.to(device=device, dtype=dtype) for row in rows)
+
+
+@lru_cache(maxsize=256)
+@outside_of_transforms
+def coefficients(
+    tableau: Tableau, dtype: torch.dtype, device: torch.device, companion: Tableau | None = None
+) -> _Coefficients:
+    """
+    Args:
+        companion: the interpolant is that of this one, which ends at no stage.
+    """
+
     def row(numbers: Row) -> Tensor:
         return torch.tensor([[float(x) for x in numbers]], dtype=torch.float64).to(device=device, dtype=dtype)
 
@@ -207,7 +252,7 @@ def coefficients(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> 
         guess=tuple(row(extrapolation(tableau.c[:i], c)) for i, c in enumerate(tableau.c) if i),
         b=row(tableau.b),
         b_err=None if tableau.b_err is None else row(tableau.b_err),
-        weights=interpolant_weights(tableau.dense or hermite(tableau), dtype, device),
+        weights=interpolant_weights(tableau.dense or hermite(companion or tableau), dtype, device),
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._types import Rows, Slopes
 from ..field import Field, time_dtype
-from ..linalg import DenseMatrix, Factors, Linear, Matrix, linearise
+from ..linalg import DenseMatrix, DiagonalMatrix, Factors, Linear, Matrix, linearise
 from ..linalg.matrix import DenseFactors
 from ..linalg.newton import Equations, Measure, constant, iterate, iterate_rows, with_gradient
 from ..span import Span
@@ -37,7 +37,7 @@ class ImplicitRungeKutta(Method):
 
     tableau: ClassVar[Tableau]
     uses_jacobian = True
-    keeps_evaluations = False
+    k_are_slopes = False  # but nearly: what the iteration made of them
     smoothing: ClassVar[float] = 0.0
 
     @property
@@ -132,8 +132,10 @@ class Transformed:
     def __init__(self, linear: Linear, span: Span, y: Rows, rk: _Coefficients):
         self.rk, self.rows = rk, linear.rows
         size = torch.as_tensor(span.sizes(y), dtype=y.real.dtype, device=y.device).detach()
+        dense = isinstance(linear.matrix, DenseMatrix | DiagonalMatrix)
+        matrix = linear.matrix if dense else DenseMatrix(entries_of(linear.matrix, y, self.rows))  # complex shifts
         self.factors: Sequence[Factors] = [
-            linear.matrix.shifted(size * (x.real if x.imag == 0 else x)) for x in rk.eigenvalues
+            matrix.shifted(size * (x.real if x.imag == 0 else x)) for x in rk.eigenvalues
         ]
         linear.counts.factorisations += len(self.factors)
 

@@ -16,9 +16,7 @@ from ..implicit_rk import ImplicitRungeKutta
 
 _G = square_root(F(1, 6))
 
-RADAU3 = collocation(
-    3, (F(1, 3), F(1)), b_err=(-_G, F(3, 2) * _G, F(-1, 2) * _G), error_order=3, embedded_order=2
-)
+RADAU3 = collocation(3, (F(1, 3), F(1)), b_err=(-_G, F(3, 2) * _G, F(-1, 2) * _G), error_order=3, embedded_order=2)
 
 
 class Radau3(ImplicitRungeKutta):

@@ -64,6 +64,11 @@ SLOW = (
     "test_a_changed_coefficient_is_noticed[dopri8]",
     "test_adams[ImplicitAdams(order=8",
     "test_adams[ExplicitAdams(order=8",
+    "test_steps_let_go[rosenbrock23",
+    "test_steps_let_go[rodas",
+    "test_outputs_and_dense_output[rosenbrock23]",
+    "test_outputs_and_dense_output[rodas",
+    "test_the_gradient_of_a_stiff_solve",
 )
 
 

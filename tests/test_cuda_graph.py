@@ -310,11 +310,13 @@ def test_nothing_changes_where_the_flag_is_false(
     watched = Watched(k, monkeypatch)
     use(watched.kind)
     torchivp.solve(lambda t, y: -y * t.unsqueeze(-1), ROWS, TIMES, save="steps", runner="cuda_graph", batch_dims=1)
-    program, (start, fixed, held, record, until) = watched.calls[0]
+    program, (start, fixed, held, record) = watched.calls[0]
     slots, slopes = setup._SLOTS, tuple(torch.full_like(x, torch.nan) for x in start.ks)
-    start = start._replace(go=torch.zeros_like(start.go), slot=start.slot + slots, ks=slopes)
+    totals = start.totals.clone()
+    totals[0], totals[2] = 0, slots  # go, slot
+    start = start._replace(totals=totals, ks=slopes)
     before = copy.deepcopy(watched.record.first(slots))
-    after = program(start, fixed, held, record, until)
+    after = program(start, fixed, held, record)
     leaves = torch.utils._pytree.tree_leaves
     for now, then in zip(leaves((after, record.first(slots))), leaves((start, before)), strict=True):
         torch.testing.assert_close(now, then, rtol=0, atol=0, equal_nan=True)

@@ -31,17 +31,22 @@ class Given(NamedTuple):
 
 
 Backward = Callable[..., Adjoint]
-"""``backward(n, adjoint, given, record, fixed, held, like=...)``, see ``make_backward``"""
+"""``backward(way, adjoint, given, record, fixed, held)``, see ``make_backward``"""
 
 
-def make_backward(form: Form, pure: Pure, wanted: tuple[int, ...]) -> Backward:
-    """``backward(n, adjoint, given, record, fixed, held)``: from behind ``n`` steps to before the first of them.
+def make_backward(form: Form, pure: Pure, wanted: tuple[int, ...], from_slope: bool = True) -> Backward:
+    """``backward(way, adjoint, given, record, fixed, held)``: from behind some steps to before the first of them.
+
+    ``way`` is int64: the number of steps, and whether the slope at their start was asked for.
 
     Args:
         wanted: numbers of the held tensors whose gradients are wanted.
+        from_slope: go on from that slope to the state it was asked at.
     """
 
-    def backward(n: Tensor, behind: Adjoint, given: Given | None, record: Record, fixed: Fixed, held: State) -> Adjoint:
+    def backward(
+        way: Tensor, behind: Adjoint, given: Given | None, record: Record, fixed: Fixed, held: State
+    ) -> Adjoint:
         leaves = len(behind.ys)
 
         def more(i: Tensor, *now: Tensor) -> Tensor:
@@ -53,11 +58,44 @@ def make_backward(form: Form, pure: Pure, wanted: tuple[int, ...]) -> Backward:
             before = step_back(form, pure, wanted, adjoint, picked(given, at), picked(record, at), fixed, held)
             return (i - 1, *before.ys, *before.ks, *before.held)
 
-        start = (n.clone(), *(x.clone() for part in behind for x in part))
+        start = (way[0].clone(), *(x.clone() for part in behind for x in part))
         _, *end = while_loop(more, once, start)
-        return Adjoint(tuple(end[:leaves]), tuple(end[leaves : 2 * leaves]), tuple(end[2 * leaves :]))
+        before = Adjoint(tuple(end[:leaves]), tuple(end[leaves : 2 * leaves]), tuple(end[2 * leaves :]))
+        return through_slope(form, pure, wanted, before, way[1] != 0, record, fixed, held) if from_slope else before
 
     return backward
+
+
+def through_slope(
+    form: Form,
+    pure: Pure,
+    wanted: Sequence[int],
+    behind: Adjoint,
+    asked: Tensor,
+    record: Record,
+    fixed: Fixed,
+    held: State,
+) -> Adjoint:
+    """The same where the slope at the start is a function of the state there, if it was ``asked`` for."""
+
+    def slope(ys: State, some: State) -> tuple[Tensor, ...]:
+        return slopes(form, pure, fixed, exchanged(held, wanted, some), record.t[0], ys)
+
+    vjp = torch.func.vjp(slope, tuple(y[0] for y in record.ys), [held[i] for i in wanted])[1]
+    at_ys, at_held = vjp(tuple(torch.where(asked, k, 0.0) for k in behind.ks))
+    return Adjoint(
+        tuple(torch.where(asked, a + b, a) for a, b in zip(behind.ys, at_ys)),
+        tuple(torch.where(asked, 0.0, k) for k in behind.ks),
+        tuple(torch.where(asked, a + b, a) for a, b in zip(behind.held, at_held)),
+    )
+
+
+def exchanged(held: State, wanted: Sequence[int], some: State) -> list[Tensor]:
+    """The held tensors with ``some`` in the places ``wanted``."""
+    out = list(held)
+    for i, x in zip(wanted, some):
+        out[i] = x
+    return out
 
 
 def picked(stacked: Any, at: Tensor) -> Any:
@@ -89,9 +127,7 @@ def step_back(
     leaves = len(behind.ys)
 
     def again(ys: State, ks: State, some: State) -> tuple[State, State, list[State]]:
-        all_held = list(held)
-        for i, x in zip(wanted, some):
-            all_held[i] = x
+        all_held = exchanged(held, wanted, some)
         found, y1 = stages(form, pure, fixed, all_held, t1, h, ys, ks)
         k1 = found[len(form.tableau.b) - 1] if form.tableau.fsal else slopes(form, pure, fixed, all_held, t1, y1)
         return tuple(y1), tuple(k1), [tuple(k) for k in found]

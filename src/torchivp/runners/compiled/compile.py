@@ -7,19 +7,22 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+import optree
 import torch
 
 from ...errors import InputError, NotCompilable
+from .direct import Seen, direct, kinds
 from .pure import Codes
 
 _number = count(1)
 _NOTE_AFTER = 2.0  # seconds
+_KNOWN = 256  # kinds of arguments of one program
 
 
 @dataclass(frozen=True)
@@ -49,16 +52,19 @@ def compilations() -> tuple[Compilation, ...]:
     return tuple(_made)
 
 
-def compiled(function: Callable[..., Any], what: str, f: str, key: Any, codes: Codes) -> Callable[..., Any]:
+def compiled(
+    function: Callable[..., Any], what: str, f: str, key: Any, codes: Codes, small: bool = False
+) -> Callable[..., Any]:
     """The function through inductor.
 
     Args:
         what, f: as in ``Compilation``.
         key: functions with the same one share their code in ``codes``, by which torch counts recompilations and notes which
             sizes change.
+        small: the states are of few numbers.
 
     Returns:
-        ``call(*arguments, like=tensors)``: where the shapes of ``like`` are new, there may be something to compile.
+        The compiled function; what it takes and gives are pytrees of tensors.
     """
     own = types.FunctionType(
         function.__code__.replace(co_name=f"{what}_{codes.setdefault(key, next(_number))}"),
@@ -67,41 +73,59 @@ def compiled(function: Callable[..., Any], what: str, f: str, key: Any, codes: C
         function.__defaults__,
         function.__closure__,
     )
-    backend = Backend(what)
-    fast = torch.compile(own, backend=backend, fullgraph=True)
+    backend = Backend(what, small)
+    guarded = torch.compile(own, backend=backend, fullgraph=True)
+    known: dict[Any, Callable[..., Any]] = {}
 
-    known: set[Any] = set()
-
-    def call(*arguments: Any, like: Iterable[torch.Tensor]) -> Any:
-        shapes = tuple(x.shape for x in like)
-        if shapes in known:
-            return fast(*arguments)
-        began, before = time.perf_counter(), backend.calls
+    def call(*arguments: Any) -> Any:
+        given: Any = arguments
+        leaves, structure = optree.tree_flatten(given)
+        kind = kinds(leaves, structure)
+        if kind in known:
+            return known[kind](leaves)
+        began, before = time.perf_counter(), backend.compilations
         with settings():
-            out = fast(*arguments)
-        for _ in range(backend.calls - before):
+            out = guarded(*arguments)
+        for _ in range(backend.compilations - before):
             _made.append(Compilation(what, f, time.perf_counter() - began))
-        known.add(shapes)
+        if len(known) >= _KNOWN:
+            known.clear()
+        known[kind] = direct(backend.seen(), leaves, out)
         return out
 
     return call
 
 
 class Backend:
-    """Inductor, counted."""
+    """Inductor, counted and watched."""
 
-    def __init__(self, what: str):
+    def __init__(self, what: str, small: bool):
         self.what = what
-        self.calls = 0
+        # joining few numbers in one buffer beats a view of the buffer for each of them
+        self.patches = {"cpp_wrapper": True, "force_pointwise_cat": small}
+        self.compilations = 0
+        self.here = threading.local()  # a call of another thread is not the last one of this
 
     def __call__(self, graph: torch.fx.GraphModule, example: list[Any]) -> Any:
         with announced(self.what), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own
             from torch._inductor.compile_fx import compile_fx
 
-            fast = compile_fx(graph, example, config_patches={"cpp_wrapper": True})
-        self.calls += 1
-        return fast
+            code: Any = compile_fx(graph, example, config_patches=self.patches)
+        self.compilations += 1
+
+        def watched(*inputs: Any) -> Any:
+            out = code(*inputs)
+            self.here.last = Seen(code, inputs, out)
+            return out
+
+        return watched
+
+    def seen(self) -> Seen:
+        """What the last call came down to; it is not kept, because it holds the caller's tensors."""
+        last: Seen = self.here.last
+        del self.here.last
+        return last
 
 
 @contextmanager

@@ -13,11 +13,10 @@ from ...problem import Problem
 from ...state import Layout
 from .backward import Adjoint, Backward, Given, make_backward
 from .compile import compiled
-from .march import Loop, Part, Written, count, evaluations_of, shaping, written
+from .march import Loop, Part, Written, count, evaluations_of, written
 from .outputs import Found, at
 from .program import Record
 from .setup import leaves_of, rows_of
-from .step import slopes
 
 
 class Outcome:
@@ -54,7 +53,7 @@ class Outcome:
         )
         rest = at_values.split([0 if x is None else len(x.t) for x in self.found])
         for part, found, cotangent in reversed(list(zip(self.parts, self.found, rest))):
-            taken = int(part.end.slot) * evaluations_of(self.loop.form) + part.restarts
+            taken = part.steps * evaluations_of(self.loop.form) + part.restarts
             self.counters["replayed"] += taken
             count(self.problem, taken)
             adjoint = self.through(part, found, cotangent, adjoint, held)
@@ -72,10 +71,8 @@ class Outcome:
             last = leaves_of(self.problem.layout, at_y1[-1])
             behind = behind._replace(ys=tuple(a + b for a, b in zip(behind.ys, last)))
             given = filled(self.problem.layout, part.record, at_y0, at_k)
-        before = self.program()(
-            part.end.slot, behind, given, part.record, part.fixed, held, like=shaping(part.end, part.fixed, held)
-        )
-        return self.through_slope(part, before, held) if part.restarts else before
+        way = torch.tensor([part.steps, part.restarts])
+        return self.program()(way, behind, given, part.record, part.fixed, held)
 
     def program(self) -> Backward:
         programs, key = self.loop.seen.pure.programs, ("backward", self.loop.form, self.wanted)
@@ -84,28 +81,6 @@ class Outcome:
             backward = make_backward(self.loop.form, pure, self.wanted)
             programs[key] = compiled(backward, "gradient", pure.name, key, pure.codes)
         return programs[key]
-
-    def through_slope(self, part: Part, behind: Adjoint, held: Sequence[Tensor]) -> Adjoint:
-        """The slope where a part begins is a function of the state there."""
-        ys = [y[0].detach().requires_grad_() for y in part.record.ys]
-        all_held = list(held)
-        for i in self.wanted:
-            all_held[i] = held[i].detach().requires_grad_()
-        by = [*ys, *(all_held[i] for i in self.wanted)]
-        with torch.enable_grad():
-            ks = slopes(self.loop.form, self.loop.seen.pure, part.fixed, all_held, part.record.t[0], ys)
-        pairs = [(k, a) for k, a in zip(ks, behind.ks) if k.requires_grad]
-        if not pairs:
-            return behind
-        found = torch.autograd.grad(
-            [k for k, _ in pairs], by, [a for _, a in pairs], allow_unused=True, materialize_grads=True
-        )
-        n = len(ys)
-        return Adjoint(
-            tuple(a + b for a, b in zip(behind.ys, found[:n])),
-            tuple(torch.zeros_like(k) for k in behind.ks),
-            tuple(a + b for a, b in zip(behind.held, found[n:])),
-        )
 
 
 class Solved(torch.autograd.Function):

@@ -26,7 +26,8 @@ from .backward import Adjoint, make_backward
 from .compile import keep_saved_buffers
 from .program import Record, make_program, new_record
 from .pure import Pure
-from .step import NONFINITE, SUCCESS, Carry, Fixed, Form, State, size, slopes, wide
+from .starting import all_finite, first_step
+from .step import NONFINITE, SUCCESS, Carry, Fixed, Form, State, in_rows, in_totals, slopes, wide
 
 ROOM = 256  # accepted adaptive steps that a training pass holds where max_steps was not given
 _MAX_STEPS = 100_000
@@ -113,6 +114,7 @@ def terms(
             slopes=int(recorded),
             slots=0 if not recorded else max_steps if controller.adaptive else min(max_steps, len(landings)),
             unroll=1,
+            starts=False,
             turned=sign < 0,
         ),
         working=working,
@@ -227,9 +229,7 @@ def end(f: Callable[..., Any], ask: Ask, terms: Terms, y: PyTree) -> PyTree:
             ys = [x.detach() for x in ys]
             held = [x.detach() for x in pure.held]
             ks = slopes(terms.form, pure, fixed, held, t0, ys)
-            last = make_program(terms.form, pure)(
-                begin(terms, pure, fixed, held, ys, ks), fixed, held, None, no_limit(ys)
-            )
+            last = make_program(terms.form, pure)(begin(terms, pure, fixed, held, ys, ks), fixed, held, None)
             code, ends = last.code, last.ys
     fate = torch.where(code == SUCCESS, 1.0, torch.nan)
     return tree_unflatten([(wide(fate, x) * x).to(like.dtype) for x, like in zip(ends, leaves)], spec)
@@ -243,11 +243,12 @@ class Solved(torch.autograd.Function):
         ys, ks, held = tensors[:n], tensors[n : 2 * n], tensors[2 * n :]
         fixed, record = fixed_of(terms, ys), new_record(terms.form, ys[0].shape[: terms.batch_dims], ys)
         start = begin(terms, pure, fixed, held, ys, ks)
-        last = make_program(terms.form, pure)(start, fixed, held, record, no_limit(ys))
+        last = make_program(terms.form, pure)(start, fixed, held, record)
         ctx.terms, ctx.pure, ctx.n = terms, pure, n
-        ctx.save_for_backward(last.slot, *record[:4], *record.ys, *record.ks, *held)
-        ctx.mark_non_differentiable(last.code)
-        return (last.code, *last.ys)
+        ctx.save_for_backward(last.slot.clone(), *record[:4], *record.ys, *record.ks, *held)
+        code = last.code.clone()
+        ctx.mark_non_differentiable(code)
+        return (code, *last.ys)
 
     @staticmethod
     def backward(ctx: Any, at_code: Tensor, *at_ys: Tensor) -> tuple[Any, ...]:
@@ -256,8 +257,8 @@ class Solved(torch.autograd.Function):
         held = saved[2 * n :]
         behind = Adjoint(at_ys, tuple(torch.zeros_like(y) for y in at_ys), tuple(torch.zeros_like(x) for x in held))
         fixed = fixed_of(ctx.terms, at_ys)
-        back = make_backward(ctx.terms.form, ctx.pure, tuple(range(len(held))))
-        before = back(slot, behind, None, record, fixed, held)
+        back = make_backward(ctx.terms.form, ctx.pure, tuple(range(len(held))), from_slope=False)
+        before = back(slot.reshape(1), behind, None, record, fixed, held)
         return (None, None, None, *before.ys, *before.ks, *before.held)
 
 
@@ -276,25 +277,16 @@ def full(x: float, like: Tensor, batch: Sequence[int] = (), dtype: torch.dtype =
     return torch.full(tuple(batch), x, dtype=dtype, device=like.device)
 
 
-def no_limit(ys: State) -> Tensor:
-    """Of the attempts in one call."""
-    return full(2**62, ys[0], dtype=torch.int64)
-
-
 def fixed_of(terms: Terms, ys: State) -> Fixed:
     """What does not change in the loop, from what stands in the terms."""
     y, batch = ys[0], ys[0].shape[: terms.batch_dims]
     tolerances = [tuple(full(x, y, dtype=terms.working) for _ in ys) for x in (terms.rtol, terms.atol)]
-    landings = torch.tensor(terms.landings, dtype=torch.float64, device=y.device)
+    landings = torch.tensor(terms.landings[::-1], dtype=torch.float64, device=y.device)
     return Fixed(
-        end=full(terms.landings[-1], y, batch),
+        bounds=torch.stack([full(x, y, batch) for x in (terms.first, terms.last, terms.sign, terms.max_steps)]),
         landings=landings.expand(*batch, len(terms.landings)).clone(),
-        first=full(terms.first, y, batch),
-        last=full(terms.last, y, batch),
         rtol=tolerances[0],
         atol=tolerances[1],
-        sign=full(terms.sign, y, batch),
-        max_steps=full(terms.max_steps, y, dtype=torch.int64),
     )
 
 
@@ -304,53 +296,11 @@ def begin(terms: Terms, pure: Pure, fixed: Fixed, held: State, ys: State, ks: St
     t0 = full(terms.t0, y, batch)
     finite = all_finite(ys, len(batch)) & all_finite(ks, len(batch))
     code = torch.where(finite, torch.where(fixed.end > t0, RUNNING, SUCCESS), NONFINITE)
-    if terms.dt is None:
-        dt = first_step(terms, pure, fixed, held, ys, ks)
-    else:
-        dt = full(terms.dt, y, batch)
+    dt = full(terms.dt, y, batch) if terms.dt is not None else first_step(terms.form, pure, fixed, held, t0, ys, ks)
     if controller.adaptive:
         dt = dt.clamp(max=controller.max_step).clamp(min=max(controller.min_step, 4 * math.ulp(terms.t0)))
     remembers = isinstance(controller, PID) and bool(controller.p or controller.d)
-    return Carry(
-        go=(code == RUNNING).any(),
-        t=t0,
-        dt=dt,
-        ys=tuple(ys),
-        ks=tuple(ks),
-        memory=(full(1.0, y, batch), full(1.0, y, batch)) if remembers else (),
-        code=code,
-        attempted=full(0, y, batch, torch.int64),
-        accepted=full(0, y, batch, torch.int64),
-        tries=full(0, y, dtype=torch.int64),
-        slot=full(0, y, dtype=torch.int64),
-    )
-
-
-def all_finite(xs: State, batch: int) -> Tensor:
-    """Of each row, ``[*batch]``."""
-    finite = [torch.isfinite(x).reshape(*x.shape[:batch], -1).all(-1) for x in xs]
-    return torch.stack(finite).all(0)
-
-
-def first_step(terms: Terms, pure: Pure, fixed: Fixed, held: State, ys: State, ks: State) -> Tensor:
-    """Hairer's first step, as in ``controllers.initial_step``."""
-    form, batch = terms.form, terms.batch_dims
-    t0 = full(terms.t0, ys[0], ys[0].shape[:batch])
-    room = (fixed.landings[..., 0] - t0).clamp(max=form.controller.max_step)
-    scales = [a + r * y.abs() for r, a, y in zip(fixed.rtol, fixed.atol, ys)]
-    d0, d1 = scaled_size(form, ys, scales, batch), scaled_size(form, ks, scales, batch)
-    usable = (d0 >= 1e-5) & (d1 >= 1e-5) & torch.isfinite(d0) & torch.isfinite(d1)
-    h0 = torch.minimum(torch.where(usable, 0.01 * d0 / d1, 1e-6), room)
-    probe_time = torch.minimum(t0 + h0, fixed.landings[..., 0])
-    probe = slopes(form, pure, fixed, held, probe_time, [y + wide(h0, y) * k for y, k in zip(ys, ks)])
-    d2 = scaled_size(form, [a - b for a, b in zip(probe, ks)], scales, batch) / h0
-    steepest = torch.where(d2 > d1, d2, d1)
-    usable = (steepest > 1e-15) & torch.isfinite(steepest)
-    h1 = torch.where(usable, (0.01 / steepest) ** (1 / form.error_order), (h0 * 1e-3).clamp(min=1e-6))
-    return torch.minimum(torch.minimum(100 * h0, h1), room)
-
-
-def scaled_size(form: Form, xs: State, scales: State, batch: int) -> Tensor:
-    """The error norm of what is measured by the tolerance's scale, ``[*batch]``."""
-    sizes = size(form, [x / scale for x, scale in zip(xs, scales)], batch)
-    return sizes.amax().expand(sizes.shape) if form.couple else sizes
+    none, one = full(0.0, y, batch), full(1.0, y, batch)
+    totals = [(code == RUNNING).any(), *(full(x, y, dtype=torch.int64) for x in (0, 0, 2**62, 0))]
+    rows = in_rows(t0, dt, code, none, none, *[one] * (2 if remembers else 0))
+    return Carry(in_totals(*totals), rows, tuple(ys), tuple(ks))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from .setup import form_of, rows_of, slots_for
 from .step import Carry, Fixed, Form
 
 _FIRST, _SECONDS = 2_000, 0.25  # attempts in the first call; how long the others should take
+_LEAST = 8  # attempts in any call: two evaluations more, of which only the first call has use, are then little
 
 
 class Kind(NamedTuple):
@@ -52,12 +53,14 @@ class Part(NamedTuple):
 
     Attributes:
         record: what it wrote down, if anything; ``fixed``: what it went by; ``end``: where it left the rows.
+        steps: how many it wrote down.
         restarts: the slope at its start was evaluated for it.
     """
 
     record: Record
     fixed: Fixed
     end: Carry
+    steps: int
     restarts: bool
 
 
@@ -81,27 +84,28 @@ class Loop:
         self.program = kind.program_for(self.form, self.seen.pure)
         self.attempts = _FIRST
 
-    def march(self, carry: Carry, fixed: Fixed, restarts: bool = True) -> Iterator[Part]:
-        """Call after call, until no row is running."""
-        while bool((carry.code == RUNNING).any()):
-            start = carry._replace(go=torch.ones_like(carry.go), slot=torch.zeros_like(carry.slot))
+    def march(self, carry: Carry, fixed: Fixed, restarts: bool = True, asks: int = 0) -> Iterator[Part]:
+        """Call after call, until no row is running.
+
+        Args:
+            carry, fixed: where it starts from, and what it goes by.
+            restarts: as in ``Part``, of the first call; ``asks``: evaluations of ``f`` in it beside those of the attempts.
+        """
+        _, tries, _, _, fresh = carry.totals.tolist()
+        running = True
+        while running:
+            totals = torch.tensor([1, tries, 0, tries + self.attempts, fresh], device=carry.totals.device)
+            start = carry._replace(totals=totals)
             record: Any = new_record(self.form, start.t.shape, start.ys) if self.form.slots else None
-            until = carry.tries + self.attempts
             began = time.perf_counter()
             with torch.no_grad():
-                carry = self.program(
-                    start, fixed, self.seen.held, record, until, like=shaping(start, fixed, self.seen.held)
-                )
-            made = int(carry.tries - start.tries)
-            self.attempts = attempts_for(made, time.perf_counter() - began)
-            count(self.problem, made * evaluations_of(self.form))
-            yield Part(record, fixed, carry, restarts)
-            restarts = False
-
-
-def shaping(at: Carry, fixed: Fixed, held: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The tensors whose shapes differ from solve to solve."""
-    return (*at.ys, fixed.landings, *fixed.rtol, *fixed.atol, *held)
+                carry = self.program(start, fixed, self.seen.held, record)
+            before, (_, tries, steps, _, _) = tries, carry.totals.tolist()
+            self.attempts = attempts_for(tries - before, time.perf_counter() - began)
+            count(self.problem, (tries - before) * evaluations_of(self.form) + asks * (tries > before))
+            yield Part(record, fixed, carry, steps, restarts)
+            fresh, restarts, asks = 0, False, 0
+            running = bool((carry.code == RUNNING).any())
 
 
 def refuse_lost_gradient(problem: Problem, loop: Loop) -> None:
@@ -136,7 +140,9 @@ def look_at(problem: Problem, name: str) -> Seen:
 def program_for(form: Form, pure: Pure) -> Program:
     """The compiled program, made once for each form."""
     if form not in pure.programs:
-        pure.programs[form] = compiled(make_program(form, pure), "loop", pure.name, form, pure.codes)
+        pure.programs[form] = compiled(
+            make_program(form, pure), "loop", pure.name, form, pure.codes, small=form.unroll > 1
+        )
     return pure.programs[form]
 
 
@@ -153,7 +159,7 @@ def count(problem: Problem, evaluations: int) -> None:
 
 def attempts_for(made: int, seconds: float) -> int:
     """How many attempts the next call should make."""
-    return max(1, min(2**40, int(made * _SECONDS / max(seconds, 1e-6)))) if made else _FIRST
+    return max(_LEAST, min(2**40, int(made * _SECONDS / max(seconds, 1e-6)))) if made else _FIRST
 
 
 def evaluations_of(form: Form) -> int:
@@ -164,7 +170,7 @@ def evaluations_of(form: Form) -> int:
 
 def written(layout: Layout, call: Part) -> Written:
     """What a call wrote down, rows by rows."""
-    n, rows, at = int(call.end.slot), layout.rows, call.end
+    n, rows, at = call.steps, layout.rows, call.end
     part = call.record.first(n)
     y0 = rows_of(layout, part.ys, 1)
     y1 = torch.cat([y0[1:], rows_of(layout, at.ys).unsqueeze(0)])[:n]

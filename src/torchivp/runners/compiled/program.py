@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
 from .pure import Pure
-from .step import Carry, Fixed, Form, State, Taken, attempt, stage_count
+from .starting import started
+from .step import Carry, Fixed, Form, State, Taken, attempt, in_totals, stage_count
 
 
 class Record(NamedTuple):
@@ -60,47 +60,39 @@ def new_record(form: Form, batch: Sequence[int], ys: State) -> Record:
 
 
 Program = Callable[..., Carry]
-"""``program(carry, fixed, held, record, until, like=...)``, see ``make_program``"""
+"""``program(carry, fixed, held, record)``, see ``make_program``"""
 
 
 def make_program(form: Form, pure: Pure) -> Program:
-    """``program(carry, fixed, held, record, until)``: attempt steps until no row is running, the record is full, or ``until``
+    """``program(carry, fixed, held, record)``: attempt steps until no row is running, the record is full, or ``carry.until``
     attempts were made."""
 
-    def program(start: Carry, fixed: Fixed, held: State, record: Record | None, until: Tensor) -> Carry:
-        tensors, put_together = flat(start)
+    def program(start: Carry, fixed: Fixed, held: State, record: Record | None) -> Carry:
+        start = started(form, pure, fixed, held, start)
+        leaves = len(start.ys)
 
         def more(*now: Tensor) -> Tensor:
-            return now[0].clone()
+            return now[0][0] != 0
 
         def once(*now: Tensor) -> tuple[Tensor, ...]:
-            at = put_together(now)
+            at = put_together(now, leaves)
             for _ in range(form.unroll):
                 before = at
                 at, taken = attempt(form, pure, fixed, held, before)
                 if record is not None:
                     record.write(before.slot, at.tries, taken)
-            room = at.tries < until
+            room = at.tries < at.until
             if record is not None:
                 room = room & (at.slot < form.slots)
-            return tuple(flat(at._replace(go=at.go & room))[0])
+            totals = in_totals(at.go & room, *at.totals[1:].unbind(0))
+            return (totals, at.rows, *at.ys, *at.ks)
 
-        return put_together(while_loop(more, once, tuple(x.clone() for x in tensors)))
+        return put_together(while_loop(more, once, (start.totals, start.rows, *start.ys, *start.ks)), leaves)
 
     return program
 
 
-def flat(carry: Carry) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Carry]]:
-    """The tensors of a carry, and how they are put together again."""
-    widths = [len(part) if isinstance(part, tuple) else None for part in carry]
-    tensors = list(chain.from_iterable(part if isinstance(part, tuple) else (part,) for part in carry))
-
-    def put_together(given: Sequence[Tensor]) -> Carry:
-        parts: list[Any] = []
-        i = 0
-        for width in widths:
-            parts.append(given[i] if width is None else tuple(given[i : i + width]))
-            i += 1 if width is None else width
-        return Carry(*parts)
-
-    return tensors, put_together
+def put_together(tensors: Sequence[Tensor], leaves: int) -> Carry:
+    """A carry from its tensors."""
+    totals, rows, *rest = tensors
+    return Carry(totals, rows, tuple(rest[:leaves]), tuple(rest[leaves:]))

@@ -102,6 +102,8 @@ class Tracer:
         self.parts: dict[tuple[int, tuple[Place, ...]], Part] = {}
         self.last: tuple[int, Sequence[Any], Sequence[Any]] = (0, (), ())
         self.traces = _TRACES
+        self.quiet: set[int] = set()
+        self.device = torch.device("cpu")
 
     def traced(self, *arguments: Any) -> Any:
         """Call ``f`` through torch.compile."""
@@ -117,7 +119,8 @@ class Tracer:
 
         def run(*inputs: Any) -> Any:
             before = versions(inputs)
-            out = graph.forward(*inputs)
+            with self.draws_nothing(number):
+                out = graph.forward(*inputs)
             if versions(inputs) != before:
                 raise NotCompilable(
                     "runner='compiled' cannot compile an f that writes into its tensors (running statistics in training mode, "
@@ -129,13 +132,14 @@ class Tracer:
 
         return run
 
-    def __call__(self, f: Callable[..., Any], t: Tensor, y: PyTree, args: tuple[PyTree, ...]) -> Seen:
-        """Evaluate ``f`` once, and say what it is."""
-        ys = flatten(y)[0]
-        self.last = (-1, (), ())
-        draws = RandomState.now(t.device)
-        with tracing():
-            slopes = flatten(self.traced(f, t, y, args))[0]
+    @contextmanager
+    def draws_nothing(self, number: int) -> Iterator[None]:
+        """Raise where the graph of this number draws random numbers; one that did not once never will."""
+        if number in self.quiet:
+            yield
+            return
+        draws = RandomState.now(self.device)
+        yield
         if not draws.is_now():
             draws.put_back()
             raise NotCompilable(
@@ -143,6 +147,14 @@ class Tracer:
                 "attempts would see the same f. Call .eval(), draw before the solve and hand the numbers over in args, or write "
                 "runner='eager'."
             )
+        self.quiet.add(number)
+
+    def __call__(self, f: Callable[..., Any], t: Tensor, y: PyTree, args: tuple[PyTree, ...]) -> Seen:
+        """Evaluate ``f`` once, and say what it is."""
+        ys = flatten(y)[0]
+        self.last, self.device = (-1, (), ()), t.device
+        with tracing():
+            slopes = flatten(self.traced(f, t, y, args))[0]
         number, inputs, out = self.last
         held: list[Tensor] = []
         results = tuple(_result(x, t, ys, held, out) for x in slopes)
@@ -267,8 +279,15 @@ def tracing() -> Iterator[None]:
     import torch._dynamo.config as config
 
     # whole numbers stay open, on modules too: a counter in f would have it traced again for every solve
-    with config.patch(specialize_float=True, allow_unspec_int_on_nn_module=True, recompile_limit=64):
+    wanted = {"specialize_float": True, "allow_unspec_int_on_nn_module": True, "recompile_limit": 64}
+    before = {name: getattr(config, name) for name in wanted}
+    try:
+        for name, value in wanted.items():  # config.patch makes a class each time, which takes longer than a small step
+            setattr(config, name, value)
         yield
+    finally:
+        for name, value in before.items():
+            setattr(config, name, value)
 
 
 _TRACES = 48  # of one code

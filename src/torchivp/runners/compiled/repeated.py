@@ -6,7 +6,7 @@ The masks are those of the compiled loop; a superfluous attempt changes nothing.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from ...errors import NotCompilable
 from ...state import flatten, unflatten
 from .program import Program, Record
 from .pure import Pure
-from .step import SUCCESS, Carry, Fixed, Form, State, attempt
+from .starting import started
+from .step import SUCCESS, Carry, Fixed, Form, State, attempt, in_rows, in_totals
 
 _KEPT = 4  # graphs of one program: each has memory of its own
 
@@ -28,7 +29,6 @@ class Inputs(NamedTuple):
     start: Carry
     fixed: Fixed
     held: tuple[Tensor, ...]
-    until: Tensor
 
 
 def make_repeated(form: Form, pure: Pure, k: int, captured: bool) -> Program:
@@ -40,10 +40,9 @@ def make_repeated(form: Form, pure: Pure, k: int, captured: bool) -> Program:
     """
     lock, known = threading.Lock(), dict[Any, Repeated]()
 
-    def call(
-        start: Carry, fixed: Fixed, held: State, record: Record | None, until: Tensor, like: Iterable[Tensor] = ()
-    ) -> Carry:
-        inputs = Inputs(start, fixed, tuple(held), until)
+    def call(start: Carry, fixed: Fixed, held: State, record: Record | None) -> Carry:
+        with torch.no_grad():
+            inputs = Inputs(started(form, pure.as_written(), fixed, held, start), fixed, tuple(held))
         key = tuple((x.shape, x.dtype, x.device) for x in flatten(inputs)[0])
         with lock, torch.no_grad(), on_device_of(start):
             with torch.inference_mode(False):
@@ -71,11 +70,11 @@ class Repeated:
     def __init__(self, form: Form, pure: Pure, k: int, captured: bool, inputs: Inputs, record: Record | None):
         self.form, self.pure, self.k = form, pure, k
         given, spec = flatten(inputs)
-        device = inputs.start.go.device
+        device = inputs.start.totals.device
         self.own = [torch.empty_like(x, device=device) for x in given]
         self.inputs: Inputs = unflatten(spec, self.own)
         self.record = None if record is None else with_one_more(record)
-        self.flag = Flag(self.inputs.start.go)
+        self.flag = Flag(self.inputs.start.totals[0])
         self.load(given)
         self.warm_up()
         self.work = graph_of(self.attempts) if captured else self.attempts
@@ -108,10 +107,10 @@ class Repeated:
                 return
 
     def attempts(self) -> None:
-        start, fixed, held, until = self.inputs
+        start, fixed, held = self.inputs
         at = start
         for _ in range(self.k):
-            at = attempt_if(self.form, self.pure, fixed, held, self.record, until, at)
+            at = attempt_if(self.form, self.pure, fixed, held, self.record, at)
         for own, x in zip(flatten(start)[0], flatten(at)[0]):
             own.copy_(x)
 
@@ -131,18 +130,19 @@ class Repeated:
             )
 
 
-def attempt_if(
-    form: Form, pure: Pure, fixed: Fixed, held: State, record: Record | None, until: Tensor, at: Carry
-) -> Carry:
+def attempt_if(form: Form, pure: Pure, fixed: Fixed, held: State, record: Record | None, at: Carry) -> Carry:
     """One attempted step, written down; where ``at.go`` is false, nothing changes."""
-    still = at._replace(code=torch.where(at.go, at.code, SUCCESS))  # rows that are not running stay as they are
-    after, taken = attempt(form, pure, fixed, held, still)
-    after = after._replace(code=torch.where(at.go, after.code, at.code), tries=at.tries + at.go)
-    room = after.tries < until
+    t, dt, code, *rest = at.rows.unbind(0)
+    still = in_rows(t, dt, torch.where(at.go, code, SUCCESS), *rest)  # rows that are not running stay as they are
+    after, taken = attempt(form, pure, fixed, held, at._replace(rows=still))
+    t, dt, new_code, *rest = after.rows.unbind(0)
+    tries = at.tries + at.go
+    room = tries < at.until
     if record is not None:
-        record.write(torch.where(at.go, at.slot, form.slots), after.tries, taken)
+        record.write(torch.where(at.go, at.slot, form.slots), tries, taken)
         room = room & (after.slot < form.slots)
-    return after._replace(go=at.go & after.go & room)
+    totals = in_totals(at.go & after.go & room, tries, after.slot, at.until, at.fresh)
+    return after._replace(totals=totals, rows=in_rows(t, dt, torch.where(at.go, new_code, code), *rest))
 
 
 def with_one_more(record: Record) -> Record:
@@ -161,7 +161,7 @@ class Flag:
 
     def __init__(self, there: Tensor):
         self.there, self.last = there, 0
-        self.here = torch.empty(2, dtype=torch.bool, pin_memory=there.is_cuda)
+        self.here = torch.empty(2, dtype=there.dtype, pin_memory=there.is_cuda)
         self.arrived = [torch.cuda.Event() for _ in self.here] if there.is_cuda else []
 
     def ask(self) -> Callable[[], bool]:
@@ -181,13 +181,13 @@ class Flag:
 
 def on_device_of(start: Carry) -> Any:
     """A context in which this device is the current one."""
-    return torch.cuda.device(start.go.device) if start.go.is_cuda else nullcontext()
+    return torch.cuda.device(start.totals.device) if start.totals.is_cuda else nullcontext()
 
 
 @contextmanager
 def another_stream(start: Carry) -> Iterator[None]:
     """A stream beside the current one, which waits before and is waited for afterwards; on the CPU there are none."""
-    if not start.go.is_cuda:
+    if not start.totals.is_cuda:
         yield
         return
     now, beside = torch.cuda.current_stream(), torch.cuda.Stream()

@@ -158,8 +158,8 @@ def march(loop: Loop, problem: RowsProblem, plan: Plan, state: CompiledState) ->
             span = limits.cut(state.t, torch.where(state.running, state.dt, 0.0), state.frozen)
             state.slope = problem.field.start_slope(span, state.y)
         fixed = fixed_of(problem, plan, end, limits._first(state.t), limits._last(end))
-        carry = carry_of(problem, plan, state, state.slope)
-        yield from loop.march(carry._replace(tries=torch.full_like(carry.tries, state.tries)), fixed)
+        carry = carry_of(problem, plan, state, state.slope, state.tries)
+        yield from loop.march(carry, fixed)
         state.slope = None
         state.running = (state.code == SUCCESS) & (state.t < limits.end)
         state.alive = int(state.running.sum())
@@ -172,7 +172,7 @@ def read_back(problem: RowsProblem, state: CompiledState, at: Carry) -> None:
     rows = problem.layout.rows
     state.dt, state.tries = at.dt.reshape(rows), int(at.tries)
     state.memory = tuple(x.reshape(rows) for x in at.memory)
-    state.codes, state.attempts = at.code.reshape(rows), at.attempted.reshape(rows)
+    state.codes, state.attempts = (x.reshape(rows).to(torch.int64) for x in (at.code, at.attempted))
 
 
 def blame(problem: RowsProblem, plan: Plan, state: CompiledState) -> None:
@@ -214,7 +214,7 @@ class AtOnce:
 
     def take(self, part: Part) -> None:
         found = None
-        if self.wanted and int(part.end.slot) and not isinstance(self.plan.save, RowEnds):
+        if self.wanted and part.steps and not isinstance(self.plan.save, RowEnds):
             new, counts = written(self.problem.layout, part), self.trajectory.counts
             found = ends_of(new) if self.times is None else values_at(new, self.times, self.weights)
             columns = found.columns + (counts[found.rows] if self.times is None else 1)
@@ -228,7 +228,7 @@ class AtOnce:
         state, layout = self.state, self.problem.layout
         read_back(self.problem, state, at)
         state.t, state.y = at.t.reshape(layout.rows), rows_of(layout, at.ys).reshape(1, -1)
-        state.accepted = at.accepted.reshape(layout.rows)
+        state.accepted = at.accepted.reshape(layout.rows).to(torch.int64)
         self.trajectory.end_time = state.t
 
 

@@ -42,7 +42,7 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         f"{plan.controller!r} (PID and FixedSteps do)": plan.controller.adaptive
         and not isinstance(plan.controller, PID),
         "this norm ('rms' and 'max' of the whole state do)": plan.controller.adaptive and norm_of(problem) is None,
-        "an open end of the interval": not bool(torch.isfinite(torch.as_tensor(plan.limits.end)).all()),
+        "an open end of the interval": not all_finite(plan.limits.end),
         "torch.func transforms and forward mode": recorded(),
         "random numbers in f": problem.field.draws,
         "autocast": problem.field.autocast is not None,
@@ -50,6 +50,10 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
     for reason, there in reasons.items():
         if there:
             raise NotCompilable(f"runner={name!r} does not go with {reason}. Write runner='eager'.")
+
+
+def all_finite(x: float | Tensor) -> bool:
+    return bool(torch.isfinite(x).all()) if isinstance(x, Tensor) else math.isfinite(x)
 
 
 def norm_of(problem: Problem) -> str | None:
@@ -79,7 +83,8 @@ def form_of(problem: Problem, plan: Plan, *, slots: int, slopes: int, looks_insi
         slopes=slopes,
         slots=slots,
         unroll=_UNROLL if layout.size <= _TINY else 1,
-        turned=bool((torch.as_tensor(problem.field.direction) < 0).any()),
+        starts=not by_rows,
+        turned=problem.field.turn is not None,
     )
 
 
@@ -114,58 +119,53 @@ def fixed_of(problem: Problem, plan: Plan, end: Tensor, first: Any, last: Any) -
         first, last: limits of the times that ``f`` gets, ``[B]``, numbers, or None.
     """
     layout, limits = problem.layout, plan.limits
-    batch, end = tuple(layout.batch), end.to(layout.device)
-
-    def per_row(x: Any, none: float) -> Tensor:
-        given = none if x is None else x
-        return (
-            torch.as_tensor(given, dtype=torch.float64, device=layout.device).expand(layout.rows).reshape(batch).clone()
-        )
 
     def tolerance(x: Any) -> tuple[Tensor, ...]:
         x = torch.as_tensor(x, dtype=torch.empty((), dtype=layout.dtype).real.dtype, device=layout.device)
         return leaves_of(layout, x) if x.numel() == layout.size and x.dim() == 2 else (x,) * len(layout.shapes)
 
-    landings = end.reshape(layout.rows, 1)
+    landings = end.to(layout.device).reshape(layout.rows, 1)
     stops = limits.stops
     if isinstance(stops, Tensor):
         landings = torch.cat([landings, torch.where(stops < end.unsqueeze(1), stops, math.inf)], dim=1)
-    elif stops is not None:
+    elif stops is not None and stops[0] < float(end):
         inside = [x for x in stops if x < float(end)]
         landings = torch.cat([landings, torch.tensor([inside], dtype=torch.float64, device=layout.device)], dim=1)
     return Fixed(
-        end=end.reshape(batch),
-        landings=landings.reshape(*batch, -1).clone(),  # no two inputs of a compiled loop may share memory
-        first=per_row(first, -math.inf),
-        last=per_row(last, math.inf),
+        bounds=numbers_of_rows(
+            layout,
+            -math.inf if first is None else first,
+            math.inf if last is None else last,
+            problem.field.direction,
+            plan.max_steps,
+        ),
+        landings=landings.reshape(*layout.batch, -1).clone(),  # no two inputs of a compiled loop may share memory
         rtol=tolerance(problem.tolerance.rtol),
         atol=tolerance(problem.tolerance.atol),
-        sign=per_row(problem.field.direction, 1.0),
-        max_steps=torch.tensor(plan.max_steps, device=layout.device),
     )
 
 
-def carry_of(problem: Problem, plan: Plan, state: Any, slope: Rows) -> Carry:
-    """Where the loop starts from: a ``LoopState`` or ``RowsState`` before its first step, or between two."""
-    layout, device = problem.layout, problem.layout.device
-    batch = tuple(layout.batch)
+def numbers_of_rows(layout: Layout, *numbers: Any) -> Tensor:
+    """One line for each argument, a number or a tensor ``[B]``: ``[n, *batch]``."""
+    if not any(isinstance(x, Tensor) for x in numbers):
+        line = torch.tensor(numbers, dtype=torch.float64, device=layout.device)
+        return line.reshape(-1, *[1] * len(layout.batch)).expand(-1, *layout.batch).contiguous()
+    lines = [torch.as_tensor(x, dtype=torch.float64, device=layout.device).expand(layout.rows) for x in numbers]
+    return torch.stack(lines).reshape(-1, *layout.batch)
 
-    def numbers(x: Any, dtype: torch.dtype = torch.float64) -> Tensor:
-        return torch.as_tensor(x, dtype=dtype, device=device).expand(layout.rows).reshape(batch).clone()
 
-    none = torch.zeros((), dtype=torch.int64, device=device)
+def carry_of(problem: Problem, plan: Plan, state: Any, slope: Rows | None, tries: int = 0) -> Carry:
+    """Where the loop starts from: a ``LoopState`` or ``RowsState`` before its first step, or between two.
+
+    Args:
+        slope: at the start, ``[1, B * D]``; None: the loop asks for it.
+        tries: attempts so far.
+    """
+    layout = problem.layout
     remembers = isinstance(plan.controller, PID) and bool(plan.controller.p or plan.controller.d)
-    memory = tuple(numbers(x) for x in (*state.memory, 1.0, 1.0)[:2]) if remembers else ()
-    return Carry(
-        go=torch.ones((), dtype=torch.bool, device=device),
-        t=numbers(state.t),
-        dt=numbers(state.dt),
-        ys=leaves_of(layout, state.y),
-        ks=leaves_of(layout, slope),
-        memory=memory,
-        code=numbers(getattr(state, "code", RUNNING), torch.int64),
-        attempted=numbers(state.attempted, torch.int64),
-        accepted=numbers(state.accepted, torch.int64),
-        tries=none,
-        slot=none.clone(),
-    )
+    memory = (*state.memory, 1.0, 1.0)[:2] if remembers else ()
+    code = getattr(state, "code", RUNNING)
+    rows = numbers_of_rows(layout, state.t, state.dt, code, state.attempted, state.accepted, *memory)
+    ys = leaves_of(layout, state.y)
+    ks = tuple(torch.zeros_like(y) for y in ys) if slope is None else leaves_of(layout, slope)
+    return Carry(torch.tensor([1, tries, 0, 0, slope is None], device=layout.device), rows, ys, ks)

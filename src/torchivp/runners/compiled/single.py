@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from ...autocast import without_autocast
 from ...collectives import without_collectives
 from ...interpolation import StepPolynomials
-from ...loop import LoopState, TakenStep, start
+from ...loop import LoopState, TakenStep, smallest_step, start
 from ...methods.base import Step
 from ...per_sample.loop import CODES
 from ...plan import Plan
@@ -24,7 +25,7 @@ from ...span import OneSpan
 from ...trajectory import Start, Tape
 from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_started, watch_for_events
 from .gradient import Outcome
-from .march import COMPILED, Kind, Loop, Part, refuse_lost_gradient, written
+from .march import COMPILED, Kind, Loop, Part, Written, refuse_lost_gradient, written
 from .outputs import Found, ends_of, polynomials, values_at
 from .setup import carry_of, check, fixed_of, rows_of, weights_of
 from .step import ALL, Carry
@@ -82,7 +83,7 @@ def solve(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, k
     """From start to end."""
     state = out.state
     with caught(plan, state):
-        start(problem, plan, state)
+        begin(problem, plan, state)
         writer.start()
         if state.status is Status.RUNNING and not plan.limits.anything_left(state.t):
             state.status = Status.SUCCESS
@@ -90,6 +91,19 @@ def solve(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, k
             follow(problem, plan, out, writer, kind)
     writer.finish()
     out.counters = counters(problem, state)
+
+
+def begin(problem: Problem, plan: Plan, state: LoopState) -> None:
+    """What ``loop.start`` does, as far as the compiled loop does not do it: it looks at the state and chooses the first step."""
+    if plan.events or not plan.controller.adaptive or not state.y.numel() or not plan.limits.anything_left(state.t):
+        start(problem, plan, state)
+        return
+    given = plan.dt
+    if problem.resume is not None:
+        state.history, state.memory = problem.resume.history, problem.resume.memory
+        given = problem.resume.dt if given is None and math.isfinite(problem.resume.dt) else given
+    least = max(plan.controller.min_step, smallest_step(state.t))
+    state.dt = math.nan if given is None else max(min(given, plan.controller.max_step), least)
 
 
 def follow(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, kind: Kind) -> None:
@@ -121,11 +135,10 @@ def march(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Iterato
     while state.status is Status.RUNNING:
         ahead = bisect_right(bounds, state.t)
         end = min([*bounds[ahead : ahead + 1], limits.end])
-        if state.slope is None:
-            state.slope = problem.field.start_slope(limits.cut(state.t, end - state.t), state.y)
         at_end = torch.tensor([end], dtype=torch.float64)
         fixed = fixed_of(problem, plan, at_end, limits._first(state.t), limits._last(end))
-        for part in loop.march(carry_of(problem, plan, state, state.slope), fixed, restarts):
+        asks = int(state.slope is None) + int(math.isnan(state.dt))
+        for part in loop.march(carry_of(problem, plan, state, state.slope), fixed, restarts, asks):
             yield part
             state.slope = rows_of(problem.layout, part.end.ks).reshape(1, -1)
         restarts = limits.is_jump(state.t)
@@ -135,17 +148,22 @@ def march(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Iterato
 
 def read_back(problem: Problem, plan: Plan, state: LoopState, at: Carry) -> None:
     """The state as the eager runner would have it."""
-    state.t, state.dt = float(at.t), float(at.dt)
-    state.y = rows_of(problem.layout, at.ys).reshape(1, -1)
-    state.attempted, state.accepted = int(at.attempted), int(at.accepted)
+    t, dt, code, attempted, accepted, *memory = at.rows.flatten().tolist()
+    status = CODES[int(code)]
+    failed = status not in (Status.RUNNING, Status.SUCCESS)
+    if failed and not attempted:  # the eager runner says what is wrong with the start
+        state.dt = math.inf
+        start(problem, plan, state)
+        return
+    state.t, state.dt, state.attempted, state.accepted = t, dt, int(attempted), int(accepted)
     state.rejected = state.attempted - state.accepted
-    state.memory = tuple(float(x) for x in at.memory)[: min(2, state.accepted)]
+    state.memory = tuple(memory[: min(2, state.accepted)])
+    state.y = rows_of(problem.layout, at.ys).reshape(1, -1)
     slope = rows_of(problem.layout, at.ks).reshape(1, -1)
     if plan.method.tableau.fsal and state.accepted:  # type: ignore[attr-defined]
         state.history, state.ready = ((state.t, slope),), True
-    code = CODES[int(at.code)]
-    if code not in (Status.RUNNING, Status.SUCCESS):
-        state.fail(code, tried_again(problem, plan, state, slope))
+    if failed:
+        state.fail(status, tried_again(problem, plan, state, slope))
     elif state.t >= plan.limits.end:
         state.status = Status.SUCCESS
 
@@ -171,8 +189,9 @@ class AtOnce:
         inside = problem.t[1:-1] if given else []  # the start is known, and the end is where the loop stops
         self.times = torch.tensor([inside], dtype=torch.float64, device=device) if inside else None
         self.end = problem.t[-1] if given and problem.t[-1] > problem.t[0] else None
-        self.wanted = for_gradient or plan.dense or bool(inside) or isinstance(plan.save, EveryStep)
         self.looks_inside = plan.dense or bool(inside)
+        self.reads = self.looks_inside or isinstance(plan.save, EveryStep)
+        self.wanted = for_gradient or self.reads
         self.slopes = ALL if self.looks_inside else int(for_gradient)
         self.for_gradient = for_gradient
         self.weights = weights_of(problem, plan)
@@ -186,17 +205,19 @@ class AtOnce:
 
     def take(self, part: Part) -> None:
         found = None
-        if self.wanted and int(part.end.slot):
-            new = written(self.layout, part)
-            if self.times is not None:
-                found = values_at(new, self.times, self.weights)
-            elif isinstance(self.plan.save, EveryStep):
-                found = ends_of(new)
-            if self.plan.dense:
-                self.pieces.append(polynomials(new, self.weights))
+        if self.reads and part.steps:
+            found = self.look(written(self.layout, part))
         self.found.append(found)
         if self.for_gradient:
             self.parts.append(part)
+
+    def look(self, new: Written) -> Found | None:
+        """Outputs and interpolants of some steps."""
+        if self.plan.dense:
+            self.pieces.append(polynomials(new, self.weights))
+        if self.times is not None:
+            return values_at(new, self.times, self.weights)
+        return ends_of(new) if isinstance(self.plan.save, EveryStep) else None
 
     def finish(self) -> None:
         trajectory = self.trajectory
@@ -232,7 +253,7 @@ class StepByStep:
         stages, fsal = len(tableau.b), tableau.fsal
         if part.restarts:
             state.history, state.ready = (), False
-        before = int(part.end.attempted) - int(part.end.tries)  # attempts on the way to this part
+        before = int(part.end.attempted) - int(part.end.tries)  # attempts on the way to the first call of this series
         numbers = zip(new.t.flatten().tolist(), new.t1.flatten().tolist(), new.tries.tolist())
         for (t, t1, tries), y0, y1, k in zip(numbers, new.y0, new.y1, new.k.squeeze(2)):
             end_slope = ((t1, k[stages - 1 : stages].clone()),) if fsal else ()

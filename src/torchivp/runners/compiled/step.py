@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ class Form:
             all of them (``ALL``).
         slots: how many accepted steps are written down before the loop comes back; 0: none are.
         unroll: attempts in one turn of the loop.
+        starts: the loop finds the slopes at its start and the size of its first step itself.
         turned: time runs backwards (of some rows).
     """
 
@@ -56,6 +57,7 @@ class Form:
     slopes: int
     slots: int
     unroll: int
+    starts: bool
     turned: bool
 
 
@@ -63,45 +65,111 @@ class Fixed(NamedTuple):
     """What does not change in the loop.
 
     Attributes:
-        end: where the rows end, ``[*batch]``; ``landings``: times to land on, increasing, padded with inf, ``[*batch, L]``.
-        first, last: the times between which ``f`` may be asked.
+        bounds: of every row, float64 ``[4, *batch]``: ``first``, ``last`` (the times between which ``f`` may be asked), ``sign``
+            (-1 where the user's time decreases), ``max_steps``.
+        landings: times to land on, the end first, padded with inf, ``[*batch, L]``.
         rtol, atol: of every tensor of the state; they broadcast to it.
-        sign: -1 where the user's time decreases.
-        max_steps: 0-d.
     """
 
-    end: Tensor
+    bounds: Tensor
     landings: Tensor
-    first: Tensor
-    last: Tensor
     rtol: tuple[Tensor, ...]
     atol: tuple[Tensor, ...]
-    sign: Tensor
-    max_steps: Tensor
+
+    @property
+    def first(self) -> Tensor:
+        return self.bounds[0]
+
+    @property
+    def last(self) -> Tensor:
+        return self.bounds[1]
+
+    @property
+    def sign(self) -> Tensor:
+        return self.bounds[2]
+
+    @property
+    def max_steps(self) -> Tensor:
+        return self.bounds[3]
+
+    @property
+    def end(self) -> Tensor:
+        return self.landings[..., 0]
+
+    def ahead(self, t: Tensor) -> Tensor:
+        """The next time to land on, ``[*batch]``."""
+        return torch.where(self.landings > t.unsqueeze(-1), self.landings, torch.inf).amin(-1)
 
 
 class Carry(NamedTuple):
-    """Where the loop stands.
+    """Where the loop stands; numbers lie together, because every tensor that a loop carries costs time in every turn.
 
     Attributes:
-        t, dt: time and proposed size; ``ys``, ``ks``: state and slope there.
-        memory: of the controller.
-        code: status, a number in ``CODES``.
-        attempted, accepted: steps of each row; ``tries``: of all together, ``slot``: how many are written down (0-d).
-        go: the loop goes on.
+        totals: of all rows together, int64 ``[5]``: ``go`` (the loop goes on), ``tries`` (attempts), ``slot`` (how many are
+            written down), ``until`` (the attempts that a call makes), ``fresh`` (the slopes ``ks`` are yet to be asked for).
+        rows: of every row, float64 ``[5 + M, *batch]``: ``t``, ``dt`` (nan: as Hairer says), ``code`` (status, a number in
+            ``CODES``), ``attempted`` and ``accepted`` steps, and the ``memory`` of the controller.
+        ys, ks: state and slope at ``t``.
     """
 
-    go: Tensor
-    t: Tensor
-    dt: Tensor
+    totals: Tensor
+    rows: Tensor
     ys: tuple[Tensor, ...]
     ks: tuple[Tensor, ...]
-    memory: tuple[Tensor, ...]
-    code: Tensor
-    attempted: Tensor
-    accepted: Tensor
-    tries: Tensor
-    slot: Tensor
+
+    @property
+    def go(self) -> Tensor:
+        return self.totals[0] != 0
+
+    @property
+    def tries(self) -> Tensor:
+        return self.totals[1]
+
+    @property
+    def slot(self) -> Tensor:
+        return self.totals[2]
+
+    @property
+    def until(self) -> Tensor:
+        return self.totals[3]
+
+    @property
+    def fresh(self) -> Tensor:
+        return self.totals[4] != 0
+
+    @property
+    def t(self) -> Tensor:
+        return self.rows[0]
+
+    @property
+    def dt(self) -> Tensor:
+        return self.rows[1]
+
+    @property
+    def code(self) -> Tensor:
+        return self.rows[2]
+
+    @property
+    def attempted(self) -> Tensor:
+        return self.rows[3]
+
+    @property
+    def accepted(self) -> Tensor:
+        return self.rows[4]
+
+    @property
+    def memory(self) -> tuple[Tensor, ...]:
+        return tuple(self.rows[5:].unbind(0))
+
+
+def in_totals(*numbers: Any) -> Tensor:
+    """``Carry.totals`` from 0-d tensors."""
+    return torch.stack([x.to(torch.int64) for x in numbers])
+
+
+def in_rows(*numbers: Tensor) -> Tensor:
+    """``Carry.rows`` from tensors ``[*batch]``."""
+    return torch.stack([x.to(torch.float64) for x in numbers])
 
 
 class Taken(NamedTuple):
@@ -201,7 +269,7 @@ def ratio_of(form: Form, fixed: Fixed, h: Tensor, ys: State, y1: State, found: l
 def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tuple[Carry, Taken]:
     """One attempted step of all rows that are running; the others stay where they are."""
     t, dt, running = at.t, at.dt, at.code == RUNNING
-    ahead = torch.where(fixed.landings > t.unsqueeze(-1), fixed.landings, torch.inf).amin(-1)
+    ahead = fixed.ahead(t)
     t1 = torch.where(t + dt * _STRETCH >= ahead, ahead, t + dt)
     t1 = torch.where(running, t1, t)
     h = t1 - t
@@ -216,18 +284,12 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
     code = next_code(form, fixed, at, t1, proposed, accepted, ratio, attempted)
     at_end = len(form.tableau.b) - 1
     k1 = found[at_end] if form.tableau.fsal else slopes(form, pure, fixed, held, t1, y1)
+    memory = [torch.where(running, new, old) for new, old in zip(verdict.memory, at.memory)]
     after = Carry(
-        go=(code == RUNNING).any(),
-        t=torch.where(accepted, t1, t),
-        dt=proposed,
-        ys=chosen(accepted, y1, at.ys),
-        ks=chosen(accepted, k1, at.ks),
-        memory=tuple(torch.where(running, new, old) for new, old in zip(verdict.memory, at.memory)),
-        code=code,
-        attempted=attempted,
-        accepted=at.accepted + accepted,
-        tries=at.tries + running.any(),
-        slot=at.slot + accepted.any(),
+        in_totals((code == RUNNING).any(), at.tries + running.any(), at.slot + accepted.any(), at.until, at.fresh),
+        in_rows(torch.where(accepted, t1, t), proposed, code, attempted, at.accepted + accepted, *memory),
+        chosen(accepted, y1, at.ys),
+        chosen(accepted, k1, at.ks),
     )
     return after, Taken(accepted, t, t1, at.ys, found)
 
@@ -245,11 +307,16 @@ def next_code(
     """How the rows stand after an attempt."""
     running = at.code == RUNNING
     finite = torch.isfinite(ratio)
-    tiny = ~(proposed >= 4 * (torch.nextafter(at.t.abs(), torch.full_like(at.t, torch.inf)) - at.t.abs()))
+    tiny = ~(proposed >= smallest_step(at.t))
     hopeless = running & ~accepted & (tiny if form.controller.adaptive else ~accepted)
     code = torch.where(running & (attempted >= fixed.max_steps), MAX_STEPS, at.code)
     code = torch.where(hopeless, torch.where(finite, STEP_TOO_SMALL, NONFINITE), code)
     return torch.where(accepted & (t1 >= fixed.end), SUCCESS, code)
+
+
+def smallest_step(t: Tensor) -> Tensor:
+    """Steps that still move the time."""
+    return 4 * (torch.nextafter(t.abs(), torch.full_like(t, torch.inf)) - t.abs())
 
 
 def chosen(rows: Tensor, new: State, old: State) -> tuple[Tensor, ...]:

@@ -107,7 +107,7 @@ def test_order_of_the_interpolant(name: str) -> None:
     *upto, beyond = dense_residuals(t, interpolant(t), interpolant(t).order + 1)
     assert max(upto) < small(name)
     assert beyond > WRONG
-    assert interpolant(t).order >= min(t.order, 3) - (name in ("radau3", "gauss4"))
+    assert interpolant(t).order >= min(t.order - 1, 4)
 
 
 @per_tableau(COMPANIONS)
@@ -187,8 +187,6 @@ def test_scipy_has_the_same_radau() -> None:
     # f + E Z / dt, times gamma = 1 / MU_REAL, with Z = dt A K
     wanted = np.concatenate([[1], theirs.E @ a[1:, 1:]]) / theirs.MU_REAL
     np.testing.assert_allclose([float(x) for x in t.b_err], wanted, rtol=0, atol=1e-15)
-    weights = np.array([[float(x) for x in row[1:]] for row in interpolant(t).weights])
-    np.testing.assert_allclose(weights, np.linalg.multi_dot([theirs.P.T, a[1:, 1:]]), rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["kvaerno3", "kvaerno4", "kvaerno5", "kencarp3", "kencarp4", "kencarp5"])

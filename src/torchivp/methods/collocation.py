@@ -27,6 +27,9 @@ def integrals(nodes: Sequence[Fraction]) -> tuple[Row, ...]:
 def collocation(order: int, nodes: Sequence[Fraction], **estimate: Any) -> Tableau:
     """The tableau with these nodes, behind a first stage at the start that weighs nothing.
 
+    The interpolant is the polynomial that has the slopes at the start and at the nodes: of one order more than the collocation
+    polynomial, with the same value at the end of the step (there are no other weights for a quadrature on one node more).
+
     Args:
         order: of the quadrature on the nodes.
         estimate: what ``Tableau`` takes about an error estimate.
@@ -37,7 +40,7 @@ def collocation(order: int, nodes: Sequence[Fraction], **estimate: Any) -> Table
         powers = [Fraction(theta) ** p for p in range(1, len(nodes) + 1)]
         return (0, *(sum(x * w for x, w in zip(powers, column)) for column in zip(*weights)))
 
-    dense = DenseOutput(order=len(nodes), weights=tuple((0, *row) for row in weights))
+    dense = DenseOutput(order=len(nodes) + 1, weights=integrals((Fraction(0), *nodes)))
     return Tableau(order=order, c=(0, *nodes), a=((), *map(at, nodes)), b=at(1), dense=dense, **estimate)
 
 

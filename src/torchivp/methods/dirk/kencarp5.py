@@ -1,7 +1,7 @@
 """ARK5(4)8L[2]SA of Kennedy and Carpenter: an ESDIRK pair with an explicit companion.
 
-Order 5, 8 stages (the first explicit), L-stable, stiffly accurate (FSAL), embedded order 4, Hermite interpolant (order 3,
-as the paper's). With a ``torchivp.Split`` field, the non-stiff part is taken explicitly (IMEX).
+Order 5, 8 stages (the first explicit), L-stable, stiffly accurate (FSAL), embedded order 4, interpolant of order 4 (our own; free;
+the paper has one of order 3). With a ``torchivp.Split`` field, the non-stiff part is taken explicitly (IMEX).
 Source: Kennedy & Carpenter 2003, doi:10.1016/S0168-9274(02)00138-1; the rationals, as in diffrax, hold 24 digits, but
 for -4269925059573/7827059040719 in row 7, which holds 12: that entry is computed from its node 3/5, and then all order conditions
 hold to 24 digits.
@@ -9,9 +9,11 @@ hold to 24 digits.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction as F
 
 from ..diagonal_rk import DiagonalRungeKutta
+from ..quartic import quartic
 from ..tableau import Row, Tableau
 
 _G = F(41, 200)
@@ -83,6 +85,7 @@ KENCARP5 = Tableau(
     error_order=5,
     embedded_order=4,
 )
+KENCARP5 = replace(KENCARP5, dense=quartic(KENCARP5))
 
 COMPANION = Tableau(
     order=5,

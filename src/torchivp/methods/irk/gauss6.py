@@ -1,7 +1,7 @@
 """The Gauss-Legendre method of three stages.
 
 Order 6, 3 fully implicit stages, A-stable and symplectic (not damped at infinity), no error estimate (fixed steps), the
-interpolant is the collocation polynomial (order 3).
+interpolant has the slopes at the start and the nodes (order 4).
 Source: Hairer & Wanner, Solving ODEs II, table IV.5.2, doi:10.1007/978-3-642-05221-7.
 """
 

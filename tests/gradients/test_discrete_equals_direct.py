@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import torchivp
 from gradients.comparison import Loss, assert_agree, gradients, weighted
 from torchivp.gradients import replay
-from torchivp.methods import METHODS
+from torchivp.methods import METHODS, DiagonalRungeKutta, ImplicitRungeKutta
 
 F64 = torch.float64
 # One of each kind: FSAL with a free interpolant, extra stages inside a step, end slope as extra stage, multistep.
@@ -93,7 +93,10 @@ def test_all_inputs_all_outputs(method: str, inputs: Inputs) -> None:
 
     assert_agree(loss, [*inputs.tensors, between])
     assert stats["direct"].accepted == stats["discrete"].accepted >= 3
-    assert stats["direct"].nfe == stats["discrete"].nfe
+    iterates = issubclass(
+        METHODS[method], DiagonalRungeKutta | ImplicitRungeKutta
+    )  # a gradient asks f at the roots, too
+    assert iterates or stats["direct"].nfe == stats["discrete"].nfe
     assert stats["direct"].rejected > 0 or not METHODS[method]().adaptive
 
 

@@ -105,7 +105,7 @@ def test_order_of_the_embedded_solution(name: str) -> None:
 def test_order_of_the_interpolant(name: str) -> None:
     t = TABLEAUX[name]
     *upto, beyond = dense_residuals(t, interpolant(t), interpolant(t).order + 1)
-    assert max(upto) < small(name)
+    assert max(upto) < 10 * small(name)  # weights up to 10
     assert beyond > WRONG
     assert interpolant(t).order >= min(t.order - 1, 4)
 

@@ -1,7 +1,7 @@
 """ARK5(4)8L[2]SA of Kennedy and Carpenter: an ESDIRK pair with an explicit companion.
 
-Order 5, 8 stages (the first explicit), L-stable, stiffly accurate (FSAL), embedded order 4, interpolant of order 4 (our own; free;
-the paper has one of order 3). With a ``torchivp.Split`` field, the non-stiff part is taken explicitly (IMEX).
+Order 5, 8 stages (the first explicit), L-stable, stiffly accurate (FSAL), embedded order 4, interpolant of order 4 (free;
+our own, the paper's is of order 3). With a ``torchivp.Split`` field, the non-stiff part is taken explicitly (IMEX).
 Source: Kennedy & Carpenter 2003, doi:10.1016/S0168-9274(02)00138-1; the rationals, as in diffrax, hold 24 digits, but
 for -4269925059573/7827059040719 in row 7, which holds 12: that entry is computed from its node 3/5, and then all order conditions
 hold to 24 digits.

@@ -1,8 +1,8 @@
 """Radau IIA of three stages.
 
-Order 5, 3 fully implicit stages, L-stable, stiffly accurate (FSAL), embedded order 3, the interpolant is the collocation
-polynomial, with the slope at the start (order 4). Its equations of 3 D numbers fall apart into real ones of D and complex ones of D. The estimate is
-that of radau5.f: it has the slope at the start with the weight gamma, the real eigenvalue of A, and is smoothed by
+Order 5, 3 fully implicit stages, L-stable, stiffly accurate (FSAL), embedded order 3, the interpolant has the slopes
+at the start and the nodes (order 4). Its equations of 3 D numbers fall apart into real ones of D and complex ones of D. The
+estimate is that of radau5.f: it has the slope at the start with the weight gamma, the real eigenvalue of A, and is smoothed by
 ``(I - gamma dt J)^-1``.
 Source: Hairer & Wanner, Solving ODEs II, table IV.5.6 and section IV.8, doi:10.1007/978-3-642-05221-7.
 """

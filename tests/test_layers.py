@@ -31,6 +31,7 @@ LAYERS: list[tuple[str, ...]] = [
         "field",
         "forcing",
         "problem",
+        "partitioned",
         "interpolation",
         "trajectory",
         "solution",

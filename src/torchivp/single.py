@@ -18,6 +18,7 @@ from .interpolation import DenseSolution, fit
 from .loop import LoopState
 from .methods import Method
 from .names import named
+from .partitioned import check_form
 from .plan import Plan, choose_controller
 from .problem import Problem, as_times, listed, make_problem
 from .runners import RUNNERS
@@ -92,6 +93,7 @@ def make_plan(
     """Everything a solve is made of, checked to fit together."""
     if compact:
         raise InputError("compact=True is about the rows of a batch. Say how many axes count them: batch_dims=1.")
+    check_form(problem, method.needs, method.timeless_drift, repr(method))
     chosen = choose_controller(method, controller, dt)
     if dt is not None and not 0 < dt < float("inf"):
         raise InputError(f"dt={dt} is no step size. Give a positive number in the units of t; the direction follows t.")

@@ -14,6 +14,7 @@ from ..controllers import Controller
 from ..errors import InputError
 from ..methods import Method
 from ..names import named
+from ..partitioned import check_form
 from ..plan import Plan, choose_controller
 from ..problem import listed
 from ..runners import COMPACT_RUNNERS, ROW_RUNNERS
@@ -67,6 +68,7 @@ def make_plan(
     **rest: Any,
 ) -> Plan:
     """Everything a solve of many rows is made of, checked to fit together."""
+    check_form(problem, method.needs, method.timeless_drift, repr(method))
     chosen = choose_controller(method, controller, dt)
     jumps = listed(jump_times, "jump_times")
     check_fits(method, jumps, dt)

@@ -19,6 +19,7 @@ LAYERS: list[tuple[str, ...]] = [
         "collectives",
         "errors",
         "exchange",
+        "manifolds",
         "names",
         "randomness",
         "rows_of_vmap",

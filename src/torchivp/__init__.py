@@ -1,6 +1,6 @@
 """torchivp: initial value problems in PyTorch, solved fast, correctly and differentiably."""
 
-from . import compat, gradients, methods, nn
+from . import compat, gradients, manifolds, methods, nn
 from ._version import __version__
 from .compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
 from .controllers import PI, PID, FixedSteps, I
@@ -54,6 +54,7 @@ __all__ = [
     "compilations",
     "ensemble",
     "gradients",
+    "manifolds",
     "methods",
     "nn",
     "odeint",

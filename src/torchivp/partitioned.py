@@ -123,7 +123,8 @@ class Hamiltonian(TwoParts):
     Args:
         H: the energy ``H(t, q, p)`` (or ``H(t, q, p, args)``): a real number, or one for each row of a batch whose rows do not see
             each other (what it returns is summed). Geometric methods need a separable one, H = T(p) + V(t, q); a
-            solve with such a method compares the halves at two states first.
+            solve with such a method compares the halves at two states first. ``runner="compiled"`` cannot look through the
+            derivative: write the two slopes as ``Partitioned`` or ``SecondOrder`` for it.
 
     Raises:
         InputTypeError: for an ``H`` that cannot be called.
@@ -167,9 +168,9 @@ def callable_or_error(f: Any, kind: str, what: str) -> Any:
 def halves(state: PyTree) -> tuple[PyTree, PyTree]:
     """The two parts of a state."""
     if not isinstance(state, tuple | list) or len(state) != 2:
-        got = f"of {len(state)}" if isinstance(state, tuple | list) else ""
+        got = f" of {len(state)}" if isinstance(state, tuple | list) else ""
         raise InputError(
-            f"A system in two parts has a state (q, p), but y0 is a {type(state).__name__} {got}. Give a pair, for a "
+            f"A system in two parts has a state (q, p), but y0 is a {type(state).__name__}{got}. Give a pair, for a "
             f"second-order equation (x, v); each of the two may be a tensor or a tree of tensors."
         )
     return state[0], state[1]

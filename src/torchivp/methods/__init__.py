@@ -22,6 +22,7 @@ from .erk import (
 )
 from .explicit_rk import ExplicitRungeKutta
 from .geometric import RKN4, Leapfrog, McLachlan4, Yoshida4, Yoshida6
+from .projected import Projected
 from .reversible import Reversible
 from .reversible_heun import ReversibleHeun
 from .table import GEOMETRIC_METHODS, METHODS
@@ -30,5 +31,6 @@ from .tableau import DenseOutput, Tableau
 __all__ = [
     "ALF", "GEOMETRIC_METHODS", "METHODS", "AdaptiveHeun", "Bosh3", "DenseOutput", "Dopri5", "Dopri8", "Euler", "ExplicitAdams",
     "ExplicitRungeKutta", "Fehlberg2", "Heun2", "Heun3", "History", "ImplicitAdams", "Leapfrog", "McLachlan4", "Method", "Midpoint",
-    "RK4", "RK4Classic", "RKN4", "Ralston", "Reversible", "ReversibleHeun", "Step", "Tableau", "Tsit5", "Yoshida4", "Yoshida6",
+    "Projected", "RK4", "RK4Classic", "RKN4", "Ralston", "Reversible", "ReversibleHeun", "Step", "Tableau", "Tsit5", "Yoshida4",
+    "Yoshida6",
 ]  # fmt: skip

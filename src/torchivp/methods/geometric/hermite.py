@@ -72,7 +72,7 @@ def interpolants(dtype: torch.dtype, device: torch.device) -> _Tensors:
     )
 
 
-def with_inner_slopes(field: Field, span: Span, y: Rows, k: Slopes) -> Slopes:
+def with_inner_slopes(field: Field, span: Span, y: Rows, k: Slopes) -> Tensor:
     """The five slopes of the quintic interpolant, of order 5, from the three of the cubic one.
 
     Slopes at states that the cubic says are wrong by its error, O(dt^4), which makes the quintic wrong by O(dt^5); slopes at

@@ -6,6 +6,7 @@ while ``q`` rests (the kick), which is what geometric methods step by.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 
 from ._types import PyTree, Rows
 from .errors import InputError, InputTypeError
+from .field import time_dtype
 from .problem import Problem
+from .span import Span
 from .state import tree_map
 from .transforms import as_float
 
@@ -179,10 +182,11 @@ def halves(state: PyTree) -> tuple[PyTree, PyTree]:
 # ---- whether f has the form that a method needs
 
 
-def check_form(problem: Problem, needs: str, timeless_drift: bool, name: str) -> None:
+def check_form(problem: Problem, limits: Any, needs: str, timeless_drift: bool, name: str) -> None:
     """Raise if ``f`` does not have the form that a method needs.
 
     Args:
+        limits: of the solve (``controllers.Limits`` or ``RowLimits``): ``f`` is asked in its first step only.
         needs, timeless_drift: of the method (see ``Method``).
         name: of the method, for the message.
     """
@@ -191,8 +195,9 @@ def check_form(problem: Problem, needs: str, timeless_drift: bool, name: str) ->
         return
     if needs not in getattr(f, "forms", ()):
         raise InputError(f"{name} got {described(f)}, {_WITHOUT[needs]}")
-    if SECOND_ORDER not in f.forms:  # type: ignore[attr-defined]
-        check_halves(problem, timeless_drift, name)
+    halves(problem.layout.unravel(problem.y0))
+    if SECOND_ORDER not in f.forms and limits.anything_left(problem.t0):  # type: ignore[attr-defined]
+        check_halves(problem, limits.cut(problem.t0, math.inf).closed(), timeless_drift, name)
 
 
 def described(f: Any) -> str:
@@ -210,20 +215,19 @@ _WITHOUT = {
 
 
 @torch.no_grad()
-def check_halves(problem: Problem, timeless: bool, name: str) -> None:
+def check_halves(problem: Problem, span: Span, timeless: bool, name: str) -> None:
     """Raise if one half sees what it must not: compared at the start and at a state beside it, where both are finite."""
     field, y = problem.field, problem.finite_start().detach()
-    evaluations = field.evaluations
-    halves(field.layout.unravel(y))
-    second = field.layout.in_second
+    evaluations, second = field.evaluations, field.layout.in_second
     shift = 0.1 * torch.linspace(0.6, 1.4, y.shape[1], dtype=y.real.dtype, device=y.device) * (1 + y.abs())
     other_q, other_p = torch.where(second, y, y + shift), torch.where(second, y + shift, y)
-    start, end = (torch.as_tensor(t, dtype=torch.float64, device=y.device) for t in (problem.t0, last_time(problem)))
-    t = field.time(start)
-    moves_q = field.drift(t, other_p)
-    mixed = _differ(field.drift(t, torch.where(second, other_p, other_q)), moves_q)
-    mixed = mixed or _differ(field.kick(t, torch.where(second, other_p, other_q)), field.kick(t, other_q))
-    timed = timeless and _differ(field.drift(field.time(torch.where(torch.isfinite(end), end, start)), other_p), moves_q)
+    other = torch.where(second, other_p, other_q)
+    start, end = field.times(span, torch.tensor([-1.0, 0.0], dtype=time_dtype(y.device), device=y.device))
+    moves_q = field.drift(start, other_p)
+    rounding = torch.finfo(y.real.dtype).eps
+    mixed = _differ(field.drift(start, other), moves_q, rounding**0.5)
+    mixed = mixed or _differ(field.kick(start, other), field.kick(start, other_q), rounding**0.5)
+    timed = timeless and _differ(field.drift(torch.where(torch.isfinite(end), end, start), other_p), moves_q, 100 * rounding)
     field.evaluations = evaluations
     if mixed:
         raise InputError(
@@ -237,11 +241,6 @@ def check_halves(problem: Problem, timeless: bool, name: str) -> None:
         )
 
 
-def last_time(problem: Problem) -> Any:
-    """The end of the solve; of every row."""
-    return problem.t[..., -1] if isinstance(problem.t, Tensor) else problem.t[-1]
-
-
-def _differ(a: Rows, b: Rows) -> bool:
-    scale = torch.finfo(a.real.dtype).eps ** 0.5 * (a.abs() + b.abs() + (a.abs() + b.abs()).amax())
-    return as_float(((a - b).abs() > scale).any()) > 0  # nan is not
+def _differ(a: Rows, b: Rows, tolerance: float) -> bool:
+    size = a.abs() + b.abs()
+    return as_float(((a - b).abs() > tolerance * (size + size.amax())).any()) > 0  # nan does not

@@ -93,7 +93,6 @@ def make_plan(
     """Everything a solve is made of, checked to fit together."""
     if compact:
         raise InputError("compact=True is about the rows of a batch. Say how many axes count them: batch_dims=1.")
-    check_form(problem, method.needs, method.timeless_drift, repr(method))
     chosen = choose_controller(method, controller, dt)
     if dt is not None and not 0 < dt < float("inf"):
         raise InputError(f"dt={dt} is no step size. Give a positive number in the units of t; the direction follows t.")
@@ -109,6 +108,7 @@ def make_plan(
         grid=chosen.grid(times),
         start=problem.t0,
     )
+    check_form(problem, limits, method.needs, method.timeless_drift, repr(method))
     return Plan(
         method=method,
         controller=chosen,

@@ -116,20 +116,31 @@ def energy_errors(method: str, periods: int, per_period: int) -> Tensor:
     return ((energy[1:] - energy[0]) / energy[0]).abs()[: periods * per_period].view(periods, per_period)
 
 
+LONG = {"leapfrog": 0.03, "yoshida4": 7e-4, "yoshida6": 1e-5, "mclachlan4": 1e-5}
+
+
 @pytest.mark.parametrize(
-    ("method", "most"), [("leapfrog", 0.03), ("yoshida4", 0.02), ("yoshida6", 2e-3), ("mclachlan4", 2e-4)]
+    ("method", "periods", "per_period", "most"),
+    [
+        ("leapfrog", 10, 60, 0.1),
+        ("yoshida4", 10, 60, 5e-3),
+        ("yoshida6", 10, 50, 2e-4),
+        ("mclachlan4", 10, 50, 2e-4),
+        *(pytest.param(name, 100, 100, most, marks=pytest.mark.slow) for name, most in LONG.items()),
+    ],
 )
-def test_energy_is_bounded(method: str, most: float) -> None:
-    """Over 25 periods: the later ones are no worse than the first."""
-    worst = energy_errors(method, 25, 100).amax(1)
+def test_energy_is_bounded(method: str, periods: int, per_period: int, most: float) -> None:
+    """The later periods are no worse than the first ones."""
+    worst = energy_errors(method, periods, per_period).amax(1)
     assert worst.max() < most
-    assert worst[-5:].max() < 1.3 * worst[:5].max()
+    assert worst[-periods // 5 :].max() < 1.1 * worst[: periods // 5].max()
 
 
 @pytest.mark.parametrize("method", ["dopri5", "rkn4"])
 def test_energy_of_others_drifts(method: str) -> None:
-    worst = energy_errors(method, 25, 100)[:, -1]  # at the far point, where little happens
-    assert worst[-1] > 10 * worst[0]
+    """Seen where the periods end, close to the centre, and begin."""
+    worst = energy_errors(method, 10, 50).amax(1)
+    assert worst[-1] > 3 * worst[0]
 
 
 # ---- how they ask
@@ -266,9 +277,9 @@ def test_second_derivatives_and_transforms(method: str) -> None:
         return solve(PENDULUM, (x, V0), (0.0, 0.5), method=method, dt=0.1).y[0][-1]
 
     jacobian = torch.func.jacrev(end)(X0)
-    assert torch.allclose(torch.func.jacrev(torch.func.jacrev(end))(X0), torch.autograd.functional.hessian(
-        lambda x: end(x)[0], X0)[None].expand(2, 2, 2) * torch.tensor([1.0, 0.0]).view(2, 1, 1) + torch.autograd.functional.hessian(
-        lambda x: end(x)[1], X0)[None].expand(2, 2, 2) * torch.tensor([0.0, 1.0]).view(2, 1, 1), atol=1e-12)  # fmt: skip
+    twice = torch.func.jacrev(torch.func.jacrev(end))(X0)
+    for i in range(2):
+        assert torch.allclose(twice[i], torch.autograd.functional.hessian(lambda x, i=i: end(x)[i], X0), atol=1e-12)
     rows = torch.stack([X0, X0 * 0.3, -X0])
     together = torch.func.vmap(end)(rows)
     assert torch.allclose(together, torch.stack([end(x) for x in rows]), atol=1e-14)
@@ -319,17 +330,18 @@ def test_compacted_rows(method: str) -> None:
 
 
 @methods
+@torch.no_grad()
 def test_events_outputs_and_continuation(method: str) -> None:
     crossing = torchivp.Event(lambda t, y: y[0][0])
-    kw: dict[str, Any] = {"method": method, "controller": torchivp.FixedSteps(dt=0.01)}
+    kw: dict[str, Any] = {"method": method, "controller": torchivp.FixedSteps(dt=0.05)}
     sol = solve(PENDULUM, (X0, V0), torch.linspace(0, 6, 7, dtype=F64), events=crossing, **kw)
-    accurate = solve(PENDULUM, (X0, V0), (0.0, 6.0), rtol=1e-12, atol=1e-12, events=crossing)
+    accurate = solve(PENDULUM, (X0, V0), (0.0, 6.0), method="dopri8", rtol=1e-11, atol=1e-11, events=crossing)
     assert len(sol.t_events[0]) == len(accurate.t_events[0]) > 0
-    assert torch.allclose(sol.t_events[0], accurate.t_events[0], atol=2e-4 if method == "leapfrog" else 1e-6)
+    assert torch.allclose(sol.t_events[0], accurate.t_events[0], atol=2e-3 if method == "leapfrog" else 1e-5)
     half = solve(PENDULUM, (X0, V0), (0.0, 3.0), **kw)
     rest = solve(PENDULUM, None, 6.0, start=half, **kw)
     assert torch.allclose(rest.y[0][-1], sol.y[0][-1], atol=1e-12)
-    assert rest.stats.nfe == 300 * EVALUATIONS[method]  # nothing is asked twice
+    assert rest.stats.nfe == 60 * EVALUATIONS[method]  # nothing is asked twice
 
 
 @methods
@@ -366,10 +378,10 @@ def test_trees_of_unequal_parts(method: str) -> None:
 @pytest.mark.parametrize("system", ROWS)
 @pytest.mark.parametrize("method", ["tsit5", "rk4", "explicit_adams", "reversible_heun"])
 def test_systems_in_two_parts_go_with_any_method(method: str, system: str) -> None:
-    kw = {"dt": 0.02} if method in ("rk4", "explicit_adams") else {"rtol": 1e-7, "atol": 1e-7}
-    sol = solve(ROWS[system], (X0, V0), (0.0, 2.0), method=method, **kw)
-    accurate = solve(ROWS[system], (X0, V0), (0.0, 2.0), method="dopri8", rtol=1e-11, atol=1e-11)
-    assert torch.allclose(sol.y[0][-1], accurate.y[0][-1], atol=1e-4)
+    kw = {"dt": 0.02} if method in ("rk4", "explicit_adams") else {"rtol": 1e-5, "atol": 1e-5}
+    sol = solve(ROWS[system], (X0, V0), (0.0, 1.0), method=method, **kw)
+    accurate = solve(ROWS[system], (X0, V0), (0.0, 1.0), method="dopri8", rtol=1e-10, atol=1e-10)
+    assert torch.allclose(sol.y[0][-1], accurate.y[0][-1], atol=1e-3)
 
 
 def test_an_acceleration_that_sees_the_velocity() -> None:
@@ -473,7 +485,7 @@ def test_adjoints_do_not_step_so(method: str) -> None:
             solve(PENDULUM, (X0.requires_grad_(False), V0), (0.0, 1.0), method=method, dt=0.1, gradient=gradient)
     x = X0.clone().requires_grad_()
     how = torchivp.gradients.Adjoint(method="tsit5")
-    sol = solve(PENDULUM, (x, V0), (0.0, 1.0), method=method, dt=0.01, gradient=how, rtol=1e-8, atol=1e-8)
+    sol = solve(PENDULUM, (x, V0), (0.0, 1.0), method=method, dt=0.02, gradient=how, rtol=1e-6, atol=1e-6)
     sol.y[0][-1].sum().backward()
     exact = torch.func.grad(lambda x: solve(PENDULUM, (x, V0), (0.0, 1.0), rtol=1e-10, atol=1e-10).y[0][-1].sum())(X0)
     assert torch.allclose(x.grad, exact, atol=1e-3)

@@ -68,7 +68,6 @@ def make_plan(
     **rest: Any,
 ) -> Plan:
     """Everything a solve of many rows is made of, checked to fit together."""
-    check_form(problem, method.needs, method.timeless_drift, repr(method))
     chosen = choose_controller(method, controller, dt)
     jumps = listed(jump_times, "jump_times")
     check_fits(method, jumps, dt)
@@ -81,6 +80,7 @@ def make_plan(
         stops=joined(both_ways(listed(stop_times, "stop_times"), problem), grid_of(chosen, problem)),
         jumps=both_ways(jumps, problem),
     )
+    check_form(problem, limits, method.needs, method.timeless_drift, repr(method))
     return Plan(
         method=method,
         controller=chosen,

@@ -86,8 +86,8 @@ def main() -> None:
         entry = errors(method, periods)
         found.append(entry)
         print(
-            f"{method:>10}: {entry['evaluations_a_period']:6.1f} evaluations a period; largest error of the energy in the first ten "
-            f"periods {entry['first_ten']:.2e}, in the last ten {entry['last_ten']:.2e}; {entry['seconds']:.0f} s",
+            f"{method:>10}: {entry['evaluations_a_period']:6.1f} evaluations a period; largest error of the energy in the first "
+            f"ten periods {entry['first_ten']:.2e}, in the last ten {entry['last_ten']:.2e}; {entry['seconds']:.0f} s",
             flush=True,
         )
     draw(found)

@@ -37,8 +37,8 @@ class Sphere:
 
 @dataclass(frozen=True)
 class Orthogonal:
-    """The orthogonal group O(n), the rotations SO(n) in it, and for complex matrices the unitary group U(n): square matrices in the
-    last two axes, whose inverse is their (conjugate) transpose.
+    """The orthogonal group O(n), the rotations SO(n) in it, and for complex matrices the unitary group U(n): square matrices in
+    the last two axes, whose inverse is their (conjugate) transpose.
 
     The projection is the nearest such matrix, the orthogonal factor of the polar decomposition. Its determinant has the sign (the
     phase) of the matrix's own: rotations stay rotations. It is found by Newton's iteration, whose derivative exists

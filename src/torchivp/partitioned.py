@@ -138,7 +138,7 @@ class Hamiltonian(TwoParts):
         >>> sol = torchivp.solve(spring, state, (0.0, 10.0), method="yoshida4", dt=0.1)
     """
 
-    def __init__(self, H: Callable[..., Tensor]):  # noqa: N803 (its name)
+    def __init__(self, H: Callable[..., Tensor]):
         super().__init__()
         self.H = callable_or_error(H, "Hamiltonian", "H(t, q, p)")
 
@@ -206,8 +206,8 @@ def described(f: Any) -> str:
 
 
 _WITHOUT = {
-    TWO_PARTS: "which does not say how q moves while p rests, and p while q rests. Write torchivp.SecondOrder(a) for x'' = a(t, x), "
-    "torchivp.Partitioned(f, g) for q' = f(t, p), p' = g(t, q), or torchivp.Hamiltonian(H), with the state (q, p); or take "
+    TWO_PARTS: "which does not say how q moves while p rests, and p while q rests. Write torchivp.SecondOrder(a) for "
+    "x'' = a(t, x), torchivp.Partitioned(f, g) for q' = f(t, p), p' = g(t, q), or torchivp.Hamiltonian(H), with the state (q, p); or take "
     "a method for any f, such as 'tsit5'.",
     SECOND_ORDER: "which is no equation x'' = a(t, x). Write torchivp.SecondOrder(a), with the state (x, v); or take 'yoshida4' "
     "for other systems in two parts, or a method for any f, such as 'tsit5'.",
@@ -227,7 +227,9 @@ def check_halves(problem: Problem, span: Span, timeless: bool, name: str) -> Non
     rounding = torch.finfo(y.real.dtype).eps
     mixed = _differ(field.drift(start, other), moves_q, rounding**0.5)
     mixed = mixed or _differ(field.kick(start, other), field.kick(start, other_q), rounding**0.5)
-    timed = timeless and _differ(field.drift(torch.where(torch.isfinite(end), end, start), other_p), moves_q, 100 * rounding)
+    timed = timeless and _differ(
+        field.drift(torch.where(torch.isfinite(end), end, start), other_p), moves_q, 100 * rounding
+    )
     field.evaluations = evaluations
     if mixed:
         raise InputError(

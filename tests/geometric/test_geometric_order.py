@@ -55,7 +55,8 @@ def violations(splitting: Splitting, order: int) -> list[float]:
     worst = []
     for nodes in range(1, order + 1):
         errors = [
-            sum(w * phi for w, phi in zip(splitting.weights, substep_weights(splitting, tree, root))) - 1 / density(tree)
+            sum(w * phi for w, phi in zip(splitting.weights, substep_weights(splitting, tree, root)))
+            - 1 / density(tree)
             for tree in rooted_trees(nodes)
             for root in (DRIFT, KICK)
         ]
@@ -130,7 +131,9 @@ def nystroem_violations(method: Method, order: int) -> list[float]:
     for nodes in range(1, order + 1):
         errors = [b_v @ stage_values(tree, nodes_of, rows) - 1 / density(tree) for tree in nystroem_trees(nodes, KICK)]
         errors += [
-            b_x @ stage_values(tree[0], nodes_of, rows) - 1 / density(tree) for tree in nystroem_trees(nodes, DRIFT) if tree
+            b_x @ stage_values(tree[0], nodes_of, rows) - 1 / density(tree)
+            for tree in nystroem_trees(nodes, DRIFT)
+            if tree
         ]
         worst.append(max(map(abs, errors)))
     return worst

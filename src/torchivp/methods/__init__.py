@@ -29,8 +29,8 @@ from .table import GEOMETRIC_METHODS, METHODS
 from .tableau import DenseOutput, Tableau
 
 __all__ = [
-    "ALF", "GEOMETRIC_METHODS", "METHODS", "AdaptiveHeun", "Bosh3", "DenseOutput", "Dopri5", "Dopri8", "Euler", "ExplicitAdams",
-    "ExplicitRungeKutta", "Fehlberg2", "Heun2", "Heun3", "History", "ImplicitAdams", "Leapfrog", "McLachlan4", "Method", "Midpoint",
-    "Projected", "RK4", "RK4Classic", "RKN4", "Ralston", "Reversible", "ReversibleHeun", "Step", "Tableau", "Tsit5", "Yoshida4",
-    "Yoshida6",
+    "ALF", "GEOMETRIC_METHODS", "METHODS", "AdaptiveHeun", "Bosh3", "DenseOutput", "Dopri5", "Dopri8", "Euler",
+    "ExplicitAdams", "ExplicitRungeKutta", "Fehlberg2", "Heun2", "Heun3", "History", "ImplicitAdams", "Leapfrog",
+    "McLachlan4", "Method", "Midpoint", "Projected", "RK4", "RK4Classic", "RKN4", "Ralston", "Reversible",
+    "ReversibleHeun", "Step", "Tableau", "Tsit5", "Yoshida4", "Yoshida6",
 ]  # fmt: skip

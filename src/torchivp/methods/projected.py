@@ -20,8 +20,8 @@ from .table import choose_method
 class Projected(Method):
     """A method that puts the state back on a manifold after every step: a sphere, a group of matrices.
 
-    Card: order, error estimate and interpolant of the base method. Where the solution stays on the manifold, the projection moves a
-    state by no more than a step's error, and the order is kept. A method that is FSAL needs one evaluation more in a step: the
+    Card: order, error estimate and interpolant of the base method. Where the solution stays on the manifold, the projection moves
+    a state by no more than a step's error, and the order is kept. A method that is FSAL needs one evaluation more in a step: the
     slope at the projected state is another one. States at the ends of steps lie on the manifold, to rounding; those
     between lie as close as the interpolant is accurate: land on the times you want (``stop_times=t``), or project outputs.
 

@@ -55,7 +55,8 @@ def interpolants(dtype: torch.dtype, device: torch.device) -> _Tensors:
 
     def values(weights: tuple[Row, ...]) -> tuple[Tensor, Tensor]:
         first, second = (
-            matrix([tuple(sum(x * node**p for p, x in enumerate(column, 1)) for column in zip(*weights))]) for node in INNER
+            matrix([tuple(sum(x * node**p for p, x in enumerate(column, 1)) for column in zip(*weights))])
+            for node in INNER
         )
         return first, second
 
@@ -80,7 +81,8 @@ def with_inner_slopes(field: Field, span: Span, y: Rows, k: Slopes) -> Tensor:
     """
     c = interpolants(y.dtype, y.device)
     times = field.times(span, c.from_end)
-    ends, inner = k, ()
+    ends: Tensor = k
+    inner: tuple[Rows, ...] = ()
     for values in c.inner:
         inner = tuple(field(t, combine(y, at, torch.cat((ends, *inner)), span)) for t, at in zip(times, values))
     return torch.cat((ends, *inner))

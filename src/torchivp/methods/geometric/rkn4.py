@@ -19,8 +19,8 @@ from .hermite import interpolants
 class RKN4(Method):
     """Nystroem's method of order 4 for x'' = a(t, x); fixed steps, for ``SecondOrder`` without velocities.
 
-    Card: order 4; 3 evaluations a step (rk4 needs 4); Hermite interpolant of order 3, whose slope at the end is the first of the next
-    step. Not symplectic: accurate over a few periods, where a symplectic method is faithful over many. With
+    Card: order 4; 3 evaluations a step (rk4 needs 4); Hermite interpolant of order 3, whose slope at the end is the first of the
+    next step. Not symplectic: accurate over a few periods, where a symplectic method is faithful over many. With
     k1 = a(t, x), k2 = a(t + dt / 2, x + dt / 2 v + dt^2 / 8 k1), k3 = a(t + dt, x + dt v + dt^2 / 2 k2) a step is
 
         x1 = x + dt v + dt^2 / 6 (k1 + 2 k2),    v1 = v + dt / 6 (k1 + 4 k2 + k3).

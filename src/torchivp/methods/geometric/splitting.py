@@ -43,7 +43,9 @@ class Splitting:
     @cached_property
     def nodes(self) -> tuple[float, ...]:
         """When the substeps ask, in units of the step."""
-        return tuple(sum(self.weights[j - 1 : None : -2][: (j + 1) // 2]) if j else 0.0 for j in range(len(self.weights)))
+        return tuple(
+            sum(self.weights[j - 1 : None : -2][: (j + 1) // 2]) if j else 0.0 for j in range(len(self.weights))
+        )
 
     @cached_property
     def timeless_drift(self) -> bool:

@@ -15,8 +15,8 @@ _W = 1 / (2 - 2 ** (1 / 3))
 class Yoshida4(SplittingMethod):
     """Yoshida's composition of three leapfrog steps, order 4; fixed steps, for systems in two parts.
 
-    Card: drift, kick, drift; order 4; 3 evaluations a step (and one at a start); symplectic and reversible; Hermite interpolant of
-    order 3, for 2 more evaluations where somebody looks. For an acceleration a(t, x) all times lie inside the step; the slope
+    Card: drift, kick, drift; order 4; 3 evaluations a step (and one at a start); symplectic and reversible; Hermite interpolant
+    of order 3, for 2 more evaluations where somebody looks. For an acceleration a(t, x) all times lie inside the step; the slope
     of q must not depend on the time. ``mclachlan4`` is more accurate at the same cost.
 
     Source: H. Yoshida, Construction of higher order symplectic integrators (1990), doi:10.1016/0375-9601(90)90092-3.

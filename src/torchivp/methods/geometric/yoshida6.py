@@ -16,8 +16,8 @@ _W3, _W2, _W1, _W0 = 0.784513610477557263819, 0.235573213359358133685, -1.177679
 class Yoshida6(SplittingMethod):
     """Yoshida's composition of seven leapfrog steps, order 6; fixed steps, for systems in two parts.
 
-    Card: drift, kick, drift; order 6; 7 evaluations a step (and one at a start); symplectic and reversible; quintic interpolant of
-    order 5, for 6 more evaluations where somebody looks. For an acceleration a(t, x) all times lie inside the step; the slope
+    Card: drift, kick, drift; order 6; 7 evaluations a step (and one at a start); symplectic and reversible; quintic interpolant
+    of order 5, for 6 more evaluations where somebody looks. For an acceleration a(t, x) all times lie inside the step; the slope
     of q must not depend on the time.
 
     Source: H. Yoshida, Construction of higher order symplectic integrators (1990), table 1, solution A,

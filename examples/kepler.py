@@ -1,4 +1,4 @@
-"""A planet on a long orbit, as a second-order equation: leapfrog keeps its energy, dopri5 at the same cost loses it.
+"""A planet on a long orbit, as a second-order equation: mclachlan4 keeps its energy, dopri5 at the same cost loses it.
 
 python examples/kepler.py --output-dir examples-output
 """
@@ -49,6 +49,7 @@ def run(output_dir: Path) -> tuple[Path, dict[str, float]]:
         right.semilogy(t[1:], error[1:], lw=0.7, label=f"{name}, {evaluations} evaluations")
     left.plot(0, 0, "o", color="gold", ms=10)
     left.set(title=f"{PERIODS} periods, e = {ECCENTRICITY}", aspect="equal")
+    right.set_ylim(bottom=1e-6)
     right.set(title="relative error of the energy", xlabel="period")
     for axes in (left, right):
         axes.legend(loc="lower right")

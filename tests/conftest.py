@@ -64,6 +64,12 @@ SLOW = (
     "test_a_changed_coefficient_is_noticed[dopri8]",
     "test_adams[ImplicitAdams(order=8",
     "test_adams[ExplicitAdams(order=8",
+    "test_observed_order[yoshida6-partitioned",
+    "test_observed_order[yoshida6-hamiltonian",
+    "test_observed_order[mclachlan4-hamiltonian",
+    "test_observed_order[yoshida4-hamiltonian",
+    "test_gradients[hamiltonian-yoshida",
+    "test_gradients[hamiltonian-mclachlan4",
 )
 
 

@@ -46,13 +46,13 @@ class Projected(Method):
         method = choose_method(base)
         if method.carries != "slopes" or method.weights_depend_on_times:
             raise InputError(
-                f"Projected got {method!r}, which carries more from step to step than the state that is projected. Give a one-step "
-                f"method, such as Projected('tsit5', ...)."
+                f"Projected got {method!r}, which carries more from step to step than the state that is projected. Give a "
+                f"one-step method, such as Projected('tsit5', ...)."
             )
         if not callable(manifold):
             raise InputTypeError(
-                f"Projected got a {type(manifold).__name__} as manifold, which cannot be called. Give a function project(y) -> y, "
-                f"such as torchivp.manifolds.Sphere()."
+                f"Projected got a {type(manifold).__name__} as manifold, which cannot be called. Give a function "
+                f"project(y) -> y, such as torchivp.manifolds.Sphere()."
             )
         self.base = method
         self.manifold = manifold

@@ -124,8 +124,8 @@ class Hamiltonian(TwoParts):
     """Hamilton's equations q' = dH/dp, p' = -dH/dq, with the state ``(q, p)``; the derivatives are taken by autograd.
 
     Args:
-        H: the energy ``H(t, q, p)`` (or ``H(t, q, p, args)``): a real number, or one for each row of a batch whose rows do not see
-            each other (what it returns is summed). Geometric methods need a separable one, H = T(p) + V(t, q); a
+        H: the energy ``H(t, q, p)`` (or ``H(t, q, p, args)``): a real number, or one for each row of a batch whose rows do not
+            see each other (what it returns is summed). Geometric methods need a separable one, H = T(p) + V(t, q); a
             solve with such a method compares the halves at two states first. ``runner="compiled"`` cannot look through the
             derivative: write the two slopes as ``Partitioned`` or ``SecondOrder`` for it.
 
@@ -207,8 +207,8 @@ def described(f: Any) -> str:
 
 _WITHOUT = {
     TWO_PARTS: "which does not say how q moves while p rests, and p while q rests. Write torchivp.SecondOrder(a) for "
-    "x'' = a(t, x), torchivp.Partitioned(f, g) for q' = f(t, p), p' = g(t, q), or torchivp.Hamiltonian(H), with the state (q, p); or take "
-    "a method for any f, such as 'tsit5'.",
+    "x'' = a(t, x), torchivp.Partitioned(f, g) for q' = f(t, p), p' = g(t, q), or torchivp.Hamiltonian(H), with the state (q, p); or "
+    "take a method for any f, such as 'tsit5'.",
     SECOND_ORDER: "which is no equation x'' = a(t, x). Write torchivp.SecondOrder(a), with the state (x, v); or take 'yoshida4' "
     "for other systems in two parts, or a method for any f, such as 'tsit5'.",
 }

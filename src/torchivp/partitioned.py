@@ -207,8 +207,8 @@ def described(f: Any) -> str:
 
 _WITHOUT = {
     TWO_PARTS: "which does not say how q moves while p rests, and p while q rests. Write torchivp.SecondOrder(a) for "
-    "x'' = a(t, x), torchivp.Partitioned(f, g) for q' = f(t, p), p' = g(t, q), or torchivp.Hamiltonian(H), with the state (q, p); or "
-    "take a method for any f, such as 'tsit5'.",
+    "x'' = a(t, x), torchivp.Partitioned(f, g) for q' = f(t, p), p' = g(t, q), or torchivp.Hamiltonian(H), with the state "
+    "(q, p); or take a method for any f, such as 'tsit5'.",
     SECOND_ORDER: "which is no equation x'' = a(t, x). Write torchivp.SecondOrder(a), with the state (x, v); or take 'yoshida4' "
     "for other systems in two parts, or a method for any f, such as 'tsit5'.",
 }

@@ -364,20 +364,20 @@ def test_trees_of_unequal_parts(method: str) -> None:
 
     x = {"a": torch.ones(2, dtype=F64), "b": torch.ones(3, 1, dtype=F64)}
     v = {name: torch.zeros_like(value) for name, value in x.items()}
-    sol = solve(SecondOrder(pull), (x, v), (0.0, 1.0), method=method, dt=0.01)
+    sol = solve(SecondOrder(pull), (x, v), (0.0, 1.0), method=method, dt=0.02)
     end = sol.y[0]
-    assert torch.allclose(end["a"][-1], torch.cos(torch.ones(2, dtype=F64)), atol=1e-4)
-    assert torch.allclose(end["b"][-1], torch.cos(2 * torch.ones(3, 1, dtype=F64)), atol=1e-4)
+    assert torch.allclose(end["a"][-1], torch.cos(torch.ones(2, dtype=F64)), atol=1e-3)
+    assert torch.allclose(end["b"][-1], torch.cos(2 * torch.ones(3, 1, dtype=F64)), atol=1e-3)
     if method in SYMPLECTIC:
         mix = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, -1.0]], dtype=F64)
         f = Partitioned(lambda t, p: mix @ p, lambda t, q: -q @ mix)
         start = (torch.ones(2, dtype=F64), torch.ones(3, dtype=F64))
         ends = [
             solve(f, start, (0.0, 1.0), **kw).y
-            for kw in ({"method": method, "dt": 0.005}, {"method": "dopri8", "rtol": 1e-10})
+            for kw in ({"method": method, "dt": 0.02}, {"method": "dopri8", "rtol": 1e-10})
         ]
         for ours, accurate in zip(*ends):
-            assert torch.allclose(ours[-1], accurate[-1], atol=1e-4)
+            assert torch.allclose(ours[-1], accurate[-1], atol=1e-3)
 
 
 @pytest.mark.parametrize("system", ROWS)

@@ -64,6 +64,18 @@ SLOW = (
     "test_a_changed_coefficient_is_noticed[dopri8]",
     "test_adams[ImplicitAdams(order=8",
     "test_adams[ExplicitAdams(order=8",
+    "test_observed_order[yoshida6-partitioned",
+    "test_observed_order[yoshida6-hamiltonian",
+    "test_observed_order[mclachlan4-hamiltonian",
+    "test_observed_order[yoshida4-hamiltonian",
+    "test_gradients[hamiltonian-yoshida",
+    "test_gradients[hamiltonian-mclachlan4",
+    "test_gradients[partitioned-yoshida6",
+    "test_trees_of_unequal_parts[yoshida6",
+    "test_events_outputs_and_continuation[yoshida6",
+    "test_rows_are_what_they_are_alone[hamiltonian-yoshida6",
+    "test_rows_are_what_they_are_alone[hamiltonian-mclachlan4",
+    "test_observed_order[yoshida6-orbit",
 )
 
 

@@ -93,11 +93,15 @@ class HidingField(Field):
         new.args, new.one = args, self.one.with_args(args)
         return new
 
-    def __call__(self, t: Tensor, y: Rows) -> Rows:
+    def slope(self, f: VectorField, t: Tensor, y: Rows) -> Rows:
         like = self.like
-        slope = self.one(hide(t, like), hide(y.view(self.layout.rows, 1, -1), like))
+        slope = self.one.slope(f, hide(t, like), hide(y.view(self.layout.rows, 1, -1), like))
         slopes = expose(slope, like).view(1, -1)
         return slopes if self.turn is None else slopes * self.turn
+
+    def projected(self, project: Callable[[PyTree], PyTree], y: Rows) -> Rows:
+        state = self.one.projected(project, hide(y.view(self.layout.rows, 1, -1), self.like))
+        return expose(state, self.like).view(1, -1)
 
 
 def all_rows(one: Field, y0: Rows, times: Tensor, tolerance: Tolerance, like: Tensor) -> RowsProblem:

@@ -21,6 +21,7 @@ from .erk import (
     RK4Classic,
     Tsit5,
 )
+from .geometric import RKN4, Leapfrog, McLachlan4, Yoshida4, Yoshida6
 from .reversible_heun import ReversibleHeun
 
 METHODS: dict[str, type[Method]] = {
@@ -43,7 +44,18 @@ METHODS: dict[str, type[Method]] = {
     "alf": ALF,
 }
 
+"""For any ``f``."""
+
+GEOMETRIC_METHODS: dict[str, type[Method]] = {
+    "leapfrog": Leapfrog,
+    "yoshida4": Yoshida4,
+    "yoshida6": Yoshida6,
+    "mclachlan4": McLachlan4,
+    "rkn4": RKN4,
+}
+"""For systems in two parts: ``SecondOrder``, ``Partitioned``, ``Hamiltonian``."""
+
 
 def choose_method(method: str | Method | type[Method]) -> Method:
     """A method from its name, its class, or itself."""
-    return choose("method", method, Method, METHODS)
+    return choose("method", method, Method, {**METHODS, **GEOMETRIC_METHODS})

@@ -14,6 +14,7 @@ from ..controllers import Controller
 from ..errors import InputError
 from ..methods import Method
 from ..names import named
+from ..partitioned import check_form
 from ..plan import Plan, choose_controller
 from ..problem import listed
 from ..runners import COMPACT_RUNNERS, ROW_RUNNERS
@@ -79,6 +80,7 @@ def make_plan(
         stops=joined(both_ways(listed(stop_times, "stop_times"), problem), grid_of(chosen, problem)),
         jumps=both_ways(jumps, problem),
     )
+    check_form(problem, limits, method.needs, method.timeless_drift, repr(method))
     return Plan(
         method=method,
         controller=chosen,

@@ -18,6 +18,7 @@ LAYERS: list[tuple[str, ...]] = [
         "autocast",
         "collectives",
         "errors",
+        "estimates",
         "exchange",
         "manifolds",
         "names",

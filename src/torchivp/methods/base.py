@@ -26,6 +26,7 @@ class Step(NamedTuple):
         weights: the interpolant ``[P, S]`` over ``k`` (see ``interpolation``), or over the longer ``k`` that
             ``Method.dense`` returns.
         error: estimated local error ``[1, D]``, or None for a method without one.
+        error_lower: a second estimate, of lower order (``Tableau.b_err_lower``); None for most methods.
         history: what the next step may start from.
         ready: whether ``history[0]`` already is the slope at the end of this step.
     """
@@ -36,6 +37,7 @@ class Step(NamedTuple):
     error: Rows | None
     history: History
     ready: bool = False
+    error_lower: Rows | None = None
 
 
 class Method(ABC):

@@ -13,7 +13,6 @@ doi:10.1007/978-3-540-78862-1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import cache
 from math import prod
 from typing import Any
@@ -79,8 +78,9 @@ def residuals(a: Sequence[Row], weights: Row, order: int) -> list[float]:
     """
     worst = [0.0] * order
     for tree, phi in elementary_weights(a, order).items():
-        error = _dot(weights, phi) - Fraction(1, density(tree))
-        worst[size(tree) - 1] = max(worst[size(tree) - 1], abs(float(error)))
+        gamma = density(tree)
+        error = _dot(weights, phi) * gamma - 1
+        worst[size(tree) - 1] = max(worst[size(tree) - 1], abs(float(error)) / gamma)
     return worst
 
 
@@ -114,13 +114,12 @@ def dense_residuals(tableau: Tableau, dense: DenseOutput, order: int) -> list[fl
     a = (*tableau.a, *dense.a)
     worst = [0.0] * order
     for tree, phi in elementary_weights(a, order).items():
-        nodes = size(tree)
+        nodes, gamma = size(tree), density(tree)
         for power, weights in enumerate(dense.weights, start=1):
-            wanted = Fraction(1, density(tree)) if power == nodes else 0
-            error = _dot(weights, phi) - wanted
-            worst[nodes - 1] = max(worst[nodes - 1], abs(float(error)))
+            error = _dot(weights, phi) * gamma - int(power == nodes)
+            worst[nodes - 1] = max(worst[nodes - 1], abs(float(error)) / gamma)
         if nodes > len(dense.weights):  # the power theta**nodes is missing altogether
-            worst[nodes - 1] = max(worst[nodes - 1], 1 / density(tree))
+            worst[nodes - 1] = max(worst[nodes - 1], 1 / gamma)
     return worst
 
 

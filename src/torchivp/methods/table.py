@@ -10,6 +10,7 @@ from .erk import (
     RK4,
     AdaptiveHeun,
     Bosh3,
+    Dop853,
     Dopri5,
     Dopri8,
     Euler,
@@ -20,6 +21,10 @@ from .erk import (
     Ralston,
     RK4Classic,
     Tsit5,
+    Vern6,
+    Vern7,
+    Vern8,
+    Vern9,
 )
 from .geometric import RKN4, Leapfrog, McLachlan4, Yoshida4, Yoshida6
 from .reversible_heun import ReversibleHeun
@@ -38,6 +43,11 @@ METHODS: dict[str, type[Method]] = {
     "dopri5": Dopri5,
     "tsit5": Tsit5,
     "dopri8": Dopri8,
+    "dop853": Dop853,
+    "vern6": Vern6,
+    "vern7": Vern7,
+    "vern8": Vern8,
+    "vern9": Vern9,
     "explicit_adams": ExplicitAdams,
     "implicit_adams": ImplicitAdams,
     "reversible_heun": ReversibleHeun,

@@ -266,7 +266,7 @@ def error_ratio(problem: RowsProblem, plan: Plan, state: RowsState, step: Step) 
     """Error over tolerance ``[B]``; of fixed steps 0, or nan where the state is not finite."""
     if step.error is None or not plan.controller.adaptive:
         return torch.where(finite_rows(step.y1, len(state.t)), 0.0, torch.nan).to(torch.float64)
-    ratio: Tensor = problem.tolerance.ratio(step.error, state.y, step.y1)  # type: ignore[assignment]
+    ratio: Tensor = problem.tolerance.ratio(step.error, state.y, step.y1, step.error_lower)  # type: ignore[assignment]
     return ratio
 
 

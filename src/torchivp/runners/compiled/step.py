@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...controllers import Controller
 from ...controllers.limits import _STRETCH
+from ...estimates import combined
 from ...methods.tableau import Number, Tableau, hermite
 from ...per_sample.loop import CODES, RUNNING
 from ...solution import Status
@@ -261,13 +262,20 @@ def ratio_of(form: Form, fixed: Fixed, h: Tensor, ys: State, y1: State, found: l
     if form.tableau.b_err is None or not form.controller.adaptive:
         bad = size(form, [torch.where(torch.isfinite(y), 0.0, 1.0).to(y.dtype) for y in y1], batch)
         return torch.where(bad > 0, torch.nan, 0.0).to(torch.float64)
-    scaled = []
-    for i, (y, end) in enumerate(zip(ys, y1)):
-        error = wide(h, y) * weighted(form.tableau.b_err, [k[i] for k in found])
-        error = error + end * 0  # an infinite end would hide behind its own scale
-        scaled.append(error / (fixed.atol[i] + fixed.rtol[i] * torch.maximum(y.abs(), end.abs())))
-    ratio = size(form, scaled, batch)
-    return ratio.amax().expand(ratio.shape) if form.couple else ratio
+
+    def scaled(b_err: Sequence[Number]) -> Tensor:
+        parts = []
+        for i, (y, end) in enumerate(zip(ys, y1)):
+            error = wide(h, y) * weighted(b_err, [k[i] for k in found])
+            error = error + end * 0  # an infinite end would hide behind its own scale
+            parts.append(error / (fixed.atol[i] + fixed.rtol[i] * torch.maximum(y.abs(), end.abs())))
+        ratio = size(form, parts, batch)
+        return ratio.amax().expand(ratio.shape) if form.couple else ratio
+
+    ratio = scaled(form.tableau.b_err)
+    if form.tableau.b_err_lower is not None:
+        ratio = combined(ratio, scaled(form.tableau.b_err_lower))
+    return ratio
 
 
 def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tuple[Carry, Taken]:

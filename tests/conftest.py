@@ -61,7 +61,7 @@ SLOW = (
     "test_rows_are_what_they_are_alone[alf",
     "test_rows_are_what_they_are_alone[reversible_heun",
     "test_against_diffrax_with_a_first_step_of_its_own[dopri5-1e-08]",
-    "test_a_changed_coefficient_is_noticed[dopri8]",
+    "test_a_changed_coefficient_is_noticed[vern9]",
     "test_adams[ImplicitAdams(order=8",
     "test_adams[ExplicitAdams(order=8",
     "test_observed_order[yoshida6-partitioned",

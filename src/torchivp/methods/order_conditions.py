@@ -2,7 +2,7 @@
 
 A method has order p when ``sum_s b[s] * Phi_s(tree) == 1 / gamma(tree)`` for every rooted tree of at most p nodes. An
 interpolant has order q when ``sum_s w_s(theta) * Phi_s(tree) == theta**r / gamma(tree)`` for every tree of r <= q
-nodes, as polynomials in theta. Fractions give exact residuals, floats give them up to rounding.
+nodes, as polynomials in theta. Fractions give exact residuals, decimals and floats give them up to rounding.
 
 A tree is the sorted tuple of the subtrees at its root: ``()`` is the single node, ``((), ())`` a root with two leaves.
 
@@ -17,9 +17,11 @@ from functools import cache
 from math import prod
 from typing import Any
 
-from .tableau import DenseOutput, Number, Row, Tableau
+from .tableau import DenseOutput, Tableau
 
 Tree = tuple[Any, ...]  # of trees; run-time type checkers cannot follow an alias that names itself
+Number = Any  # a fraction, a decimal, a float: all numbers of a tableau of one kind, and whole ones
+Row = Sequence[Number]
 
 
 @cache
@@ -67,7 +69,7 @@ def residuals(a: Sequence[Row], weights: Row, order: int) -> list[float]:
     Args:
         a: lower triangle of the tableau; row i has i entries.
         weights: one weight for each stage.
-        order: up to which the trees are tried; there are 486 trees up to order 9.
+        order: up to which the trees are tried; there are 486 trees up to order 9. High orders take decimals: fractions grow.
 
     Returns:
         ``order`` numbers; the method is of order p when the first p of them vanish.

@@ -1,10 +1,10 @@
 """The method of order 8 by Dormand and Prince in Hairer's code DOP853, with two error estimates.
 
-Order 8, 12 stages, embedded orders 5 and 3, interpolant of order 7 with four extra stages (the first is the slope at the end).
-The estimates of order 5 and 3 are combined into one that goes with the eighth power of the step (``estimates.combined``), by
-their norms, as in the code. Not the method of ``dopri8``.
-Source: Hairer, Norsett, Wanner, Solving ODEs I, II.5 and II.10, doi:10.1007/978-3-540-78862-1; digits (30) of dop853.f, as in
-SciPy. ``_BUMPS`` are the code's polynomials in powers of theta.
+Order 8, 12 stages, embedded orders 5 and 3, interpolant of order 7 with four extra stages, the first of them the slope at the
+end. The norms of the two error estimates are combined into one that goes with the eighth power of the step
+(``estimates.combined``), as in the code. Not the method of ``dopri8``.
+Source: Hairer, Norsett, Wanner, Solving ODEs I, II.5 and II.10, doi:10.1007/978-3-540-78862-1; the 30 digits of dop853.f, as in
+SciPy. ``_D`` are the code's polynomials, ``_BUMPS`` the same in powers of theta.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The "most efficient" 7(6) pair of Verner.
 
-Order 7, 10 stages, embedded order 6, interpolant of order 6, nearly 7, with six extra stages (the first is the slope at the end).
+Order 7, 10 stages, embedded order 6, interpolant of order 6 (nearly 7) with six extra stages, the first of them the slope at
+the end.
 Source: Verner 2010, doi:10.1007/s11075-009-9290-3; the author's 40 digits, as in OrdinaryDiffEq.jl and QuTiP.
-The interpolant is published as one of order 7, but its digits miss twelve of the conditions of order 7 by up to 2.8e-7 (the pair's
-own error coefficients of order 8 are 1.7e-5): at every step size of float64 it is as accurate as the steps.
+The interpolant is published as one of order 7, but its digits miss twelve of the conditions of order 7 by up to 2.8e-7
+(the pair's own error coefficients of order 8 are 1.7e-5): between the steps it is as accurate as at the steps.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ _B_HAT = numbers(
     0.04460860660634117628731817597479197781432 0 0 0.2671640378571372680509102260943837899738
     0.2201018300177293019979715776650753096323 0.2188431703143156830983120833512893824578
     0.2289871705411202883378173889763552365362 0 0 0.02029518466335628222767054793810430358554
+    """
+)
+_C = numbers(
+    """
+    0 1/200 0.1088888888888888888888888888888888888889 0.1633333333333333333333333333333333333333 0.4555
+    0.6095094489978381317087004421486024949638 0.884 37/40 1 1
     """
 )
 _A = rows(
@@ -146,9 +153,7 @@ _WEIGHTS = rows(
 
 VERN7 = Tableau(
     order=7,
-    c=numbers(
-        "0 1/200 0.1088888888888888888888888888888888888889 0.1633333333333333333333333333333333333333 0.4555 0.6095094489978381317087004421486024949638 0.884 37/40 1 1"
-    ),
+    c=_C,
     a=((), *_A),
     b=_B,
     b_err=tuple(b - b_hat for b, b_hat in zip(_B, _B_HAT)),

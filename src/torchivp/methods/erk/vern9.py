@@ -1,6 +1,6 @@
 """The "most efficient" 9(8) pair of Verner.
 
-Order 9, 16 stages, embedded order 8, interpolant of order 9 with ten extra stages (the first is the slope at the end).
+Order 9, 16 stages, embedded order 8, interpolant of order 9 with ten extra stages, the first of them the slope at the end.
 Source: Verner 2010, doi:10.1007/s11075-009-9290-3; the author's 40 digits, as in OrdinaryDiffEq.jl and QuTiP.
 """
 

@@ -4,7 +4,7 @@ Order 8, 13 stages, embedded order 7, interpolant of order 7 (nearly 8) with eig
 the end.
 Source: Verner 2010, doi:10.1007/s11075-009-9290-3; the author's exact rationals, and his 40 digits for the extra
 stages, as in OrdinaryDiffEq.jl. The interpolant on these stages is ours: his has weights of 1.4e6, which float64 cannot sum.
-``_BUMPS`` is what ``benchmarks/derive_vern8_dense.py`` prints; explained and measured in ``docs/design/verner-dense.md``.
+``_BUMPS`` is what ``benchmarks/derive_verner_dense.py`` prints; explained and measured in ``docs/design/verner-dense.md``.
 """
 
 from __future__ import annotations

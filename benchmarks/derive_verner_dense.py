@@ -1,11 +1,11 @@
-"""Derives the interpolant of ``vern8``: Verner's stages, weights that can be summed in float64 (docs/design/verner-dense.md).
+"""Derives interpolants for Verner's methods: his stages, weights that can be summed in float64 (docs/design/verner-dense.md).
 
-Order 8 fixes the weights on these stages, and the published ones reach 1.4e6. Here the conditions up to order 7 hold exactly
-and those of order 8 nearly: the bumps (``c1_weights``) minimise the squares of what is left of them, plus ``PENALTY ** 2`` times
-their own.
+For a method of order p, order p fixes the weights on these stages, and the published ones reach 1.4e6. Here the conditions below
+order p hold exactly and those of order p nearly: the bumps (``c1_weights``) minimise the squares of what is left of them, plus
+``PENALTY ** 2`` times their own.
 
-    python benchmarks/derive_vern8_dense.py            # prints the bumps
-    python benchmarks/derive_vern8_dense.py --compare  # and what other penalties would give
+    python benchmarks/derive_verner_dense.py vern8            # prints the bumps
+    python benchmarks/derive_verner_dense.py vern8 --compare  # and what other penalties would give
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from torchivp.methods.order_conditions import density, elementary_weights, size
 from torchivp.methods.tableau import Tableau, c1_weights
 
 PENALTY = 1e-7
-DEGREE = 8
 mp.mp.dps = 60
 
 
@@ -47,7 +46,7 @@ def independent(rows: list[list[mp.mpf]], right: list[mp.mpf]) -> tuple[list[lis
 
 
 class Derivation:
-    """The linear least-squares problem for the bumps ``[5, 16]``."""
+    """The linear least-squares problem for the bumps ``[p - 3, stages]``."""
 
     def __init__(self, tableau: Tableau):
         dense = tableau.dense
@@ -55,23 +54,28 @@ class Derivation:
         self.stages = tableau.stages + len(dense.c)
         self.end = tableau.stages
         self.b = (*tableau.b, *(0,) * len(dense.c))
-        self.columns = [0, 5, 6, 7, 8, 9, 10, 11, *range(13, 21)]
+        self.order = tableau.order
+        self.columns = [s for s, b in enumerate(tableau.b) if b] + list(range(tableau.stages, self.stages))
+        if tableau.fsal:
+            self.end = tableau.stages - 1
+            self.columns = sorted({*self.columns, self.end})
         a = [tuple(high(x) for x in row) for row in (*tableau.a, *dense.a)]
-        self.trees = [(size(t), density(t), p) for t, p in elementary_weights(a, 8).items()]
-        self.bumps = DEGREE - 3
+        self.trees = [(size(t), density(t), p) for t, p in elementary_weights(a, self.order).items()]
+        self.bumps = self.order - 3
         hermite = c1_weights(self.b, self.end)
         base = [[high(x) for x in row] for row in hermite] + [[mp.mpf(0)] * self.stages] * self.bumps
-        # sum_s (hermite + bumps)[p][s] Phi_s = [p == n] / gamma, theta^2 (1 - theta)^2 taken out: 5 equations for each tree
+        # sum_s (hermite + bumps)[p][s] Phi_s = [p == n] / gamma, theta^2 (1 - theta)^2 taken out
         self.exact: list[tuple[list[mp.mpf], mp.mpf]] = []
         self.near: list[tuple[list[mp.mpf], mp.mpf]] = []
         for n, gamma, phi in self.trees:
             rest = [
-                mp.mpf(int(p == n)) / gamma - sum(w * x for w, x in zip(base[p - 1], phi)) for p in range(1, DEGREE + 1)
+                mp.mpf(int(p == n)) / gamma - sum(w * x for w, x in zip(base[p - 1], phi))
+                for p in range(1, self.order + 1)
             ]
             quotient = self.divided(rest)
             for m in range(self.bumps):
                 row = [phi[s] if i == m else mp.mpf(0) for i in range(self.bumps) for s in self.columns]
-                (self.exact if n < 8 else self.near).append((row, quotient[m]))
+                (self.exact if n < self.order else self.near).append((row, quotient[m]))
 
     def divided(self, powers: list[mp.mpf]) -> list[mp.mpf]:
         """A polynomial (theta^1 first) by theta^2 (1 - theta)^2; it has these zeros."""
@@ -117,7 +121,7 @@ class Derivation:
         ]
 
     def figures(self, weights: list[list[mp.mpf]]) -> tuple[float, float, float]:
-        """Largest weight; largest violations of the conditions up to order 7, and of those of order 8, over theta."""
+        """Largest weight; largest violations of the conditions below order p, and of those of order p, over theta."""
         worst = [0.0, 0.0]
         thetas = [mp.mpf(i) / 50 for i in range(51)]
         for n, gamma, phi in self.trees:
@@ -125,17 +129,19 @@ class Derivation:
                 sum(w * x for w, x in zip(row, phi)) - mp.mpf(int(p == n)) / gamma for p, row in enumerate(weights, 1)
             ]
             largest = max(abs(sum(e * theta**p for p, e in enumerate(error, 1))) for theta in thetas)
-            worst[n == 8] = max(worst[n == 8], float(largest))
+            worst[n == self.order] = max(worst[n == self.order], float(largest))
         return max(abs(float(w)) for row in weights for w in row), *worst
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("method", choices=["vern6", "vern7", "vern8", "vern9"])
     parser.add_argument("--compare", action="store_true")
-    derivation = Derivation(METHODS["vern8"].tableau)
-    for penalty in (0.0, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5) if parser.parse_args().compare else ():
-        largest, seven, eight = derivation.figures(derivation.weights(derivation.solve(penalty)))
-        print(f"penalty {penalty:.0e}: largest weight {largest:.3g}, order 7 {seven:.1e}, order 8 {eight:.1e}")
+    args = parser.parse_args()
+    derivation = Derivation(METHODS[args.method].tableau)
+    for penalty in (0.0, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4) if args.compare else ():
+        largest, below, last = derivation.figures(derivation.weights(derivation.solve(penalty)))
+        print(f"penalty {penalty:.0e}: largest weight {largest:.3g}, order p - 1 {below:.1e}, order p {last:.1e}")
     for row in derivation.solve(PENALTY):
         by_stage = dict(zip(derivation.columns, row))
         print(

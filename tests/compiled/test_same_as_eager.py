@@ -17,7 +17,14 @@ pytestmark = pytest.mark.compiled
 
 
 @pytest.mark.parametrize(
-    "method", ["tsit5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bosh3", "dopri5", "dopri8", "rk4"))]
+    "method",
+    [
+        "tsit5",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("bosh3", "dop853", "dopri5", "dopri8", "rk4", "vern7")
+        ),
+    ],
 )
 def test_the_same_steps(method: str) -> None:
     first = {"rk4": {"dt": 0.1}, "dopri8": {"dt": 0.5}}  # dopri8's own first step has an error made of rounding alone

@@ -2,7 +2,8 @@
 
 The largest error of a solve is fitted over five grids, each with twice the steps of the one before, from the first with an error
 below 1e-3 down to 1e-12. At orders 7 and 8 there is no room for four halvings (2^(4 * 8) = 4e9): they have three, from the
-first error below 1e-4, at order 9 two. Errors that reach the rounding before that end the series; two halvings are the least. That no order is higher than p is shown by the failing conditions of order p + 1 (tests/methods).
+first error below 1e-4, at order 9 two. Errors that reach the rounding before that end the series; two halvings are the least.
+That no order is higher than p is shown by the failing conditions of order p + 1 (tests/methods).
 """
 
 from __future__ import annotations

@@ -69,6 +69,18 @@ SLOW = (
     "test_outputs_and_dense_output[rosenbrock23]",
     "test_outputs_and_dense_output[rodas",
     "test_the_gradient_of_a_stiff_solve",
+    "test_observed_order[yoshida6-partitioned",
+    "test_observed_order[yoshida6-hamiltonian",
+    "test_observed_order[mclachlan4-hamiltonian",
+    "test_observed_order[yoshida4-hamiltonian",
+    "test_gradients[hamiltonian-yoshida",
+    "test_gradients[hamiltonian-mclachlan4",
+    "test_gradients[partitioned-yoshida6",
+    "test_trees_of_unequal_parts[yoshida6",
+    "test_events_outputs_and_continuation[yoshida6",
+    "test_rows_are_what_they_are_alone[hamiltonian-yoshida6",
+    "test_rows_are_what_they_are_alone[hamiltonian-mclachlan4",
+    "test_observed_order[yoshida6-orbit",
 )
 
 

@@ -34,6 +34,7 @@ from .erk import (
     RK4Classic,
     Tsit5,
 )
+from .geometric import RKN4, Leapfrog, McLachlan4, Yoshida4, Yoshida6
 from .irk import Gauss4, Gauss6, Radau3, Radau5
 from .reversible_heun import ReversibleHeun
 from .rosenbrock import Rodas4, Rodas5P, Rosenbrock23
@@ -76,7 +77,18 @@ METHODS: dict[str, type[Method]] = {
     "rodas5p": Rodas5P,
 }
 
+"""For any ``f``."""
+
+GEOMETRIC_METHODS: dict[str, type[Method]] = {
+    "leapfrog": Leapfrog,
+    "yoshida4": Yoshida4,
+    "yoshida6": Yoshida6,
+    "mclachlan4": McLachlan4,
+    "rkn4": RKN4,
+}
+"""For systems in two parts: ``SecondOrder``, ``Partitioned``, ``Hamiltonian``."""
+
 
 def choose_method(method: str | Method | type[Method]) -> Method:
     """A method from its name, its class, or itself."""
-    return choose("method", method, Method, METHODS)
+    return choose("method", method, Method, {**METHODS, **GEOMETRIC_METHODS})

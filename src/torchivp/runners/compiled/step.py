@@ -219,16 +219,20 @@ def slopes(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: Sta
 
 
 def stages(
-    form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, h: Tensor, ys: State, ks: State
+    form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, h: Tensor, ys: State, ks: State, rests: bool = False
 ) -> tuple[list[State], State]:
-    """The slopes of a step that ends at ``t1``, stage by stage, and its end."""
+    """The slopes of a step that ends at ``t1``, stage by stage, and its end.
+
+    Args:
+        rests: rows whose step has no size stay finite, whatever their slopes (0 times inf has no gradient).
+    """
     tableau = form.tableau
     found: list[State] = [ks]
 
     def after(weights: Sequence[Number]) -> tuple[Tensor, ...]:
         moved = (wide(h, y) * weighted(weights, [k[i] for k in found]) for i, y in enumerate(ys))
         ends = tuple(y + dy for y, dy in zip(ys, moved))
-        return tuple(torch.where(wide(h, y) == 0, y, y1) for y, y1 in zip(ys, ends)) if form.by_rows else ends
+        return tuple(torch.where(wide(h, y) == 0, y, y1) for y, y1 in zip(ys, ends)) if rests else ends
 
     y1: State = ys
     for c, row in zip(tableau.c[1:], tableau.a[1:]):
@@ -316,7 +320,8 @@ def next_code(
 
 def smallest_step(t: Tensor) -> Tensor:
     """Steps that still move the time."""
-    return 4 * (torch.nextafter(t.abs(), torch.full_like(t, torch.inf)) - t.abs())
+    size = t.abs()
+    return 4 * ((size.view(torch.int64) + 1).view(torch.float64) - size)  # the next number has the next bits
 
 
 def chosen(rows: Tensor, new: State, old: State) -> tuple[Tensor, ...]:

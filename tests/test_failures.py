@@ -148,7 +148,8 @@ def test_a_slope_that_becomes_nan_or_inf(method: str, bad: float) -> None:
     text, sol = fails(Status.NONFINITE_SLOPE, f, y0, torch.linspace(0, 1, 11), **loose)
     assert number(text, "at t=") == pytest.approx(0.5, abs=0.051)
     assert number(text, "with step size ") < 0.051
-    assert "y['b'][0, 0], y['b'][0, 1], y['b'][1, 0]" in text
+    if not torchivp.methods.METHODS[method].uses_jacobian:  # a linear solve spreads nan over the state
+        assert "y['b'][0, 0], y['b'][0, 1], y['b'][1, 0]" in text
     assert "Check f near that time" in text
     assert 5 <= len(sol.t) <= 6
     torch.testing.assert_close(sol.y["a"][:, 0], torch.exp(-sol.t).float(), rtol=0.05, atol=0)

@@ -23,6 +23,7 @@ from .per_sample.solution import BatchSolution
 from .runners import Compilation, compilations
 from .solution import Solution, Stats, Status
 from .solve import solve
+from .split import Split
 
 __all__ = [
     "BatchSolution",
@@ -45,6 +46,7 @@ __all__ = [
     "SecondOrder",
     "Solution",
     "SolveError",
+    "Split",
     "Stats",
     "Status",
     "SteadyState",

@@ -77,6 +77,16 @@ def _nonfinite_slope(problem: Problem, plan: Plan, state: LoopState, failed: Fai
     )
 
 
+def _newton_failed(problem: Problem, plan: Plan, state: LoopState, failed: Failed) -> str:
+    less = "Loosen rtol and atol (the iteration stops at a hundredth of them)" if plan.controller.adaptive else (
+        "Take a smaller dt, or loosen rtol and atol (the iteration stops at a hundredth of them)"
+    )  # fmt: skip
+    return (
+        f"Newton's iteration for the stages of {plan.method!r} did not converge {_where(problem, failed)}. {less}, and check "
+        f"whether f is smooth there (name its jumps in jump_times) and gives the same numbers for the same state."
+    )
+
+
 def _nonfinite_state(problem: Problem, plan: Plan, state: LoopState, failed: Failed) -> str:
     bad = problem.layout.describe(~torch.isfinite(problem.y0), state="y0")
     return (
@@ -94,5 +104,6 @@ _EXPLAIN = {
     Status.STEP_TOO_SMALL: _step_too_small,
     Status.NONFINITE_SLOPE: _nonfinite_slope,
     Status.NONFINITE_STATE: _nonfinite_state,
+    Status.NEWTON_FAILED: _newton_failed,
     Status.BAD_OUTPUT: _bad_output,
 }

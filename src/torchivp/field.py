@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,30 @@ from .autocast import autocast_dtypes, current_autocast
 from .errors import OutputError
 from .randomness import RandomState
 from .span import Span, spread
+from .split import Split
 from .state import Layout, flatten
+
+
+@dataclass
+class Counts:
+    """What an implicit method did with a field.
+
+    Attributes:
+        jacobians, factorisations: so many.
+        batched: no operation in ``f`` has refused yet to be differentiated in batches.
+        structure_checked: the Jacobian was seen to have the structure it is said to have.
+        hidden_time: ``f`` depends on the time in a way that autograd does not see; None: nobody has looked yet.
+    """
+
+    jacobians: int = 0
+    factorisations: int = 0
+    batched: bool = True
+    structure_checked: bool = False
+    hidden_time: bool | None = None
+
+    def afresh(self) -> Counts:
+        """What is known, with nothing counted."""
+        return replace(self, jacobians=0, factorisations=0)
 
 
 class Field:
@@ -28,6 +53,10 @@ class Field:
 
     Attributes:
         evaluations: calls of ``f`` so far.
+        jacobian: how implicit methods come by Jacobians (a ``linalg.Jacobian``); None: by autograd.
+        linearised: state and slope where the newest one was found, and what was (see ``linalg.linearise``).
+        linearises_time: the time derivative is wanted with a Jacobian.
+        tolerance: of the problem: what implicit methods call small (a ``Tolerance``; set by ``Problem``).
         draws: ``f`` draws random numbers, and whoever takes its steps again wants the same ones.
     """
 
@@ -49,15 +78,30 @@ class Field:
         self.autocast_dtypes = autocast_dtypes(layout.device)
         self.evaluations = 0
         self.draws = False
+        self.jacobian: Any = None
+        self.tolerance: Any = None
+        self.linearises_time = True
+        self.linearised: tuple[Rows, Rows, Any] | None = None
+        self.counts = Counts()
 
     def random_state(self) -> RandomState | None:
         """The state of the random generators, if ``f`` draws from them."""
         return RandomState.now(self.layout.device) if self.draws else None
 
+    def parts(self) -> tuple[Field, Field] | None:
+        """The stiff and the other part of the field, with counters of their own, if the user gave it as a ``Split``."""
+        if type(self) is not Field or not isinstance(self.f, Split):
+            return None
+        stiff, other = copy.copy(self), copy.copy(self)
+        stiff.f, other.f = self.f.implicit, self.f.explicit
+        for part in (stiff, other):
+            part.evaluations, part.linearised = 0, None
+        return stiff, other
+
     def with_args(self, args: tuple[PyTree, ...]) -> Field:
         """The same field with other ``args`` and a counter of its own."""
         new = copy.copy(self)
-        new.args, new.evaluations = args, 0
+        new.args, new.evaluations, new.linearised, new.counts = args, 0, None, self.counts.afresh()
         return new
 
     def __call__(self, t: Tensor, y: Rows) -> Rows:
@@ -83,6 +127,10 @@ class Field:
             with self.autocast():
                 slope = self._ravel(f(t, self.layout.unravel(y), *self.args))
         return slope if self.turn is None else slope * self.turn
+
+    def ask(self, function: Callable[..., Any], t: Tensor, y: Rows) -> Any:
+        """Another function of the user's, of the same arguments as ``f``."""
+        return function(t, self.layout.unravel(y), *self.args)
 
     def projected(self, project: Callable[[PyTree], PyTree], y: Rows) -> Rows:
         """The state that ``project`` makes of a state."""

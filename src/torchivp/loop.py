@@ -115,6 +115,10 @@ def accepted_step(problem: Problem, plan: Plan, state: LoopState) -> TakenStep |
         verdict, ratio = judge(problem, plan, state, span, step)
         if plan.watch is not None:
             (plan.watch.accept if verdict.accepted else plan.watch.reject)(state.t, state.y, span.dt)
+        if not (step.solved or plan.controller.adaptive):
+            state.dt = span.dt
+            state.fail(Status.NEWTON_FAILED, step)
+            return None
         landed = span.t1 < state.t + state.dt
         if verdict.accepted:
             state.accepted += 1
@@ -124,7 +128,7 @@ def accepted_step(problem: Problem, plan: Plan, state: LoopState) -> TakenStep |
         state.rejected += 1
         state.dt = verdict.dt
         if not state.dt >= smallest_step(state.t):
-            state.fail(Status.STEP_TOO_SMALL if math.isfinite(ratio) else Status.NONFINITE_SLOPE, step)
+            state.fail(blame(step, ratio), step)
             return None
         span = plan.limits.cut(state.t, state.dt)
     state.fail(Status.MAX_STEPS, state.last)
@@ -147,8 +151,16 @@ def judge(problem: Problem, plan: Plan, state: LoopState, span: Span, step: Step
     if step.error is None or not plan.controller.adaptive:
         state.sizes.append((span.t1, size(step.y1)))
         return plan.controller.judge(0.0, state.dt, state.memory, 1), 0.0
-    ratio = problem.tolerance.ratio(step.error, state.y, step.y1, step.error_lower)
+    lower = step.error_lower
+    ratio = problem.tolerance.ratio(step.error, state.y, step.y1, lower) if step.solved else math.inf
     return plan.controller.judge(ratio, span.dt, state.memory, error_order(plan)), ratio
+
+
+def blame(step: Step, ratio: float) -> Status:
+    """Why no step is small enough."""
+    if not step.solved:
+        return Status.NEWTON_FAILED
+    return Status.STEP_TOO_SMALL if math.isfinite(ratio) else Status.NONFINITE_SLOPE
 
 
 def error_order(plan: Plan) -> int:

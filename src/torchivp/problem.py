@@ -79,6 +79,9 @@ class Problem:
     tolerance: Tolerance
     resume: Resume | None = None
 
+    def __post_init__(self) -> None:
+        self.field.tolerance = self.tolerance  # implicit methods stop their iterations by it
+
     @property
     def t0(self) -> float:
         """Where the solve starts."""

@@ -33,6 +33,7 @@ class Status(Enum):
     STEP_TOO_SMALL = "the step size became too small for the time's precision"
     NONFINITE_STATE = "y0 holds nan or inf"
     NONFINITE_SLOPE = "the slope or the state became nan or inf"
+    NEWTON_FAILED = "the equations of an implicit stage were not solved"
     BAD_OUTPUT = "f returned something that is not a slope of its state"
 
     @property
@@ -46,10 +47,11 @@ class Stats:
     """Counters of a solve.
 
     Attributes:
-        nfe: evaluations of ``f`` in the forward pass.
+        nfe: evaluations of ``f`` in the forward pass, also those that a Jacobian takes.
         attempted, accepted, rejected: steps (of each row of a batch: tensors ``[B]``).
         replayed: evaluations of ``f`` while a backward pass replayed the steps or solved the adjoint (counted apart).
         backward_attempted: attempted steps of the continuous adjoint's solve (of each row, too).
+        njev, nlu: Jacobians that an implicit method asked for in the forward pass, and factorisations.
     """
 
     nfe: int = 0
@@ -58,6 +60,8 @@ class Stats:
     rejected: Any = 0
     replayed: int = 0
     backward_attempted: Any = 0
+    njev: int = 0
+    nlu: int = 0
 
 
 @dataclass

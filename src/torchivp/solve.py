@@ -16,6 +16,7 @@ from .controllers import Controller
 from .errors import InputError, InputTypeError
 from .events import as_events
 from .gradients import GRADIENTS, Gradient
+from .linalg import Jacobian, choose_jacobian
 from .methods import Method
 from .methods.table import choose_method
 from .names import choose
@@ -68,6 +69,8 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
     batch_dims: int = 0,
     couple: bool = False,
     compact: bool = False,
+    jac: Callable[..., Any] | Jacobian | None = None,
+    jac_sparsity: Any = None,
 ) -> Any:
     """Solve dy/dt = f(t, y), y(t[0]) = y0.
 
@@ -105,8 +108,9 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
             events and fate (0: one state). ``f`` still gets all of them, ``f(t: [B], y: [B, ...])``, and ``t`` may be ``[B, T]``.
         couple: let all rows take the same steps, as small as the row needs that is hardest then.
         compact: hand ``f`` the rows that are not done, once half are; what it needs of them must then come in ``args``.
-        start: a solution to go on from: its last state, its step size and its past (a multistep method uses the slopes of its
-            past, a reversible one its second state: ``f`` must be the same).
+        start: a solution to go on from, its last state, step size, past (of multistep and reversible methods; same ``f``).
+        jac: ``jac(t, y[, args])`` gives an implicit method df/dy ``[*batch, D, D]``; or a piece of ``torchivp.linalg``.
+        jac_sparsity: where df/dy is not zero, ``[D, D]`` (dense or sparse), or ``(lower, upper)``: widths of a band.
 
     Returns:
         Solution: ``.t``, ``.y`` with a leading time axis, ``.status``, ``.stats``, ...; with ``batch_dims`` a BatchSolution.
@@ -128,6 +132,7 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
         f, y0, t, args, rtol=rtol, atol=atol, norm=norm, start=start, carries=chosen.carries, batch_dims=batch_dims,
         couple=couple,
     )  # fmt: skip
+    problem.field.jacobian = choose_jacobian(jac, jac_sparsity, problem.layout, chosen.uses_jacobian, chosen)
     plan = kind.make_plan(
         problem, method=chosen, controller=controller, dt=None if dt is None else float(dt), stop_times=stop_times,
         jump_times=jump_times, save=save, dense=dense, events=as_events(events, problem), max_steps=max_steps, on_step=on_step,

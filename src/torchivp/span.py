@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._types import Rows, Time
+from ._types import Rows, Slopes, Time
 
 if TYPE_CHECKING:
     from .methods.base import History, Step
+
+_SLACK = 1e-6  # of a step: times are rounded to the dtype of the state
 
 
 class OneSpan(NamedTuple):
@@ -24,6 +26,7 @@ class OneSpan(NamedTuple):
             time of the state's dtype that is not past the end); None where ``t1`` itself is fine.
         first: the earliest such time (just after a jump); None where ``t`` itself is fine.
         size: ``t1 - t`` as a float, also where the times are tensors.
+        bound: the next time that the solve has to land on: no node of a step may lie behind it.
     """
 
     t: Time
@@ -31,12 +34,13 @@ class OneSpan(NamedTuple):
     last: float | None = None
     first: float | None = None
     size: float = math.nan
+    bound: float = math.inf
 
     @property
     def dt(self) -> Time:
         return self.t1 - self.t
 
-    def advance(self, y: Rows, slope: Rows) -> Rows:
+    def advance(self, y: Rows, slope: Slopes) -> Slopes:
         """``y + dt * slope``. Times that carry gradients give the same numbers, to the last bit."""
         y1 = torch.add(y, slope, alpha=self.size)
         if isinstance(self.dt, Tensor):
@@ -47,9 +51,29 @@ class OneSpan(NamedTuple):
         """``dt * weights @ k``, without gradient (``y`` only lends its shape)."""
         return torch.addmm(y.detach(), weights, k.detach(), beta=0, alpha=self.size)
 
+    def moved_by(self, slope: Rows) -> Rows:
+        """``dt * slope``, without gradient by times."""
+        return slope * self.size
+
     def rate(self, change: Rows) -> Rows:
         """``change / dt``."""
         return change / self.dt
+
+    def everywhere(self, x: Any) -> Any:
+        """``x`` for each row: here itself."""
+        return x
+
+    def reaches(self, node: float) -> Any:
+        """Whether ``t + node * dt`` lies inside of what the solve covers (of each row)."""
+        return self.size * (node + _SLACK) <= self.bound - _number(self.t)
+
+    def sizes(self, y: Rows) -> Any:
+        """``dt`` as a factor of states ``[B, D]`` in the dtype of ``y``: here one number."""
+        return self.dt.to(y.real.dtype) if isinstance(self.dt, Tensor) else self.dt
+
+    def scale(self, slope: Rows) -> Rows:
+        """``dt * slope``."""
+        return self.sizes(slope) * slope
 
     def each(self, y: Rows) -> Tensor:
         """The states in a row of numbers, ``[B, D]``: here one."""
@@ -81,6 +105,11 @@ class OneSpan(NamedTuple):
             return self.t
         return self.t + (self.first - self.t.detach()) if isinstance(self.t, Tensor) else self.first
 
+    def ahead(self, fraction: float, least: float) -> float:
+        """A time inside the span, behind its start by this fraction of it, but at least by ``least`` of the start's size."""
+        t, last = _number(self.start()), _number(self.t1) if self.last is None else self.last
+        return max(t, min(t + max(fraction * self.size, least * abs(t)), last))
+
     def closed(self) -> OneSpan:
         """The span that says where it ends: times counted from its end may be rounded to before its start."""
         first = _number(self.t) if self.first is None else self.first
@@ -99,6 +128,7 @@ class RowSpan(NamedTuple):
         taken: rows that go on from the end of the step ``[B]``; None: all that are not done, or not known yet.
         moves: the same for every number of the state, ``[1, B * D]``.
         timed: the times carry gradients.
+        bound: the next times that the rows have to land on, ``[B]``; None: anywhere.
     """
 
     t: Tensor
@@ -111,6 +141,7 @@ class RowSpan(NamedTuple):
     taken: Tensor | None = None
     moves: Tensor | None = None
     timed: bool = False
+    bound: Tensor | None = None
 
     def with_times(self, t: Tensor, t1: Tensor) -> RowSpan:
         """The same span with times that carry gradients."""
@@ -126,7 +157,7 @@ class RowSpan(NamedTuple):
         """The same step, taken by these rows ``[B]`` only."""
         return self._replace(taken=rows, moves=spread(rows, self.size))
 
-    def advance(self, y: Rows, slope: Rows) -> Rows:
+    def advance(self, y: Rows, slope: Slopes) -> Slopes:
         y1 = torch.addcmul(y, slope, self.size)
         if self.timed:
             y1 = y1 + spread(self.dt - self.dt.detach(), y) * slope
@@ -135,10 +166,28 @@ class RowSpan(NamedTuple):
     def increment(self, y: Rows, weights: Tensor, k: Tensor) -> Rows:
         return torch.mm(weights, k.detach()) * self.size
 
+    def moved_by(self, slope: Rows) -> Rows:
+        return slope * self.size
+
     def rate(self, change: Rows) -> Rows:
         still = self.size == 0
         rate = change / torch.where(still, 1, spread(self.dt, change) if self.timed else self.size)
         return torch.where(still, 0, rate)
+
+    def everywhere(self, x: Any) -> Tensor:
+        """``[B]``."""
+        return torch.full(self.t.shape, x, device=self.t.device)
+
+    def reaches(self, node: float) -> Tensor:
+        inside = torch.ones_like(self.t, dtype=torch.bool)
+        return inside if self.bound is None else self.dt.detach() * (node + _SLACK) <= self.bound - self.t.detach()
+
+    def sizes(self, y: Rows) -> Tensor:
+        """``[B, 1]``."""
+        return self.dt.to(y.real.dtype).unsqueeze(1)
+
+    def scale(self, slope: Rows) -> Rows:
+        return slope * (spread(self.dt, slope) if self.timed else self.size)
 
     def choose(self, after: Rows, before: Rows) -> Rows:
         """What holds after the step in rows that take it, what held before in the others."""
@@ -187,6 +236,11 @@ class RowSpan(NamedTuple):
             return self.t
         limited = torch.maximum(self.t.detach(), self.first)
         return self.t + (limited - self.t.detach()) if self.timed else limited
+
+    def ahead(self, fraction: float, least: float) -> Tensor:
+        t, t1 = self.start().detach(), self.t1.detach()
+        size = torch.maximum(fraction * (t1 - t), least * t.abs())
+        return torch.maximum(t, torch.minimum(t + size, t1 if self.last is None else torch.minimum(t1, self.last)))
 
     def closed(self) -> RowSpan:
         t, t1 = self.t.detach(), self.t1.detach()

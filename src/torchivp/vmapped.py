@@ -91,6 +91,7 @@ class HidingField(Field):
     def with_args(self, args: tuple[PyTree, ...]) -> HidingField:
         new = copy.copy(self)
         new.args, new.one = args, self.one.with_args(args)
+        new.linearised, new.counts = None, self.counts.afresh()
         return new
 
     def slope(self, f: VectorField, t: Tensor, y: Rows) -> Rows:
@@ -98,6 +99,10 @@ class HidingField(Field):
         slope = self.one.slope(f, hide(t, like), hide(y.view(self.layout.rows, 1, -1), like))
         slopes = expose(slope, like).view(1, -1)
         return slopes if self.turn is None else slopes * self.turn
+
+    def ask(self, function: Callable[..., Any], t: Tensor, y: Rows) -> Any:
+        like = self.like
+        return expose(self.one.ask(function, hide(t, like), hide(y.view(self.layout.rows, 1, -1), like)), like)
 
     def projected(self, project: Callable[[PyTree], PyTree], y: Rows) -> Rows:
         state = self.one.projected(project, hide(y.view(self.layout.rows, 1, -1), self.like))

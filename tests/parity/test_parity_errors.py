@@ -147,16 +147,6 @@ def test_the_same_type_in_other_words(name: str) -> None:
     assert text in str(mine)
 
 
-@pytest.mark.parametrize("method", [
-    "implicit_euler", "implicit_midpoint", "trapezoid", "radauIIA3", "gl4", "radauIIA5", "gl6", "sdirk2", "trbdf2"])  # fmt: skip
-def test_methods_that_are_still_to_come_say_so(method: str) -> None:
-    with pytest.raises(NotImplementedError, match=f'"{method}".*does not have yet') as error:
-        ours.odeint(f, Y, T, method=method)
-    assert isinstance(error.value, TorchIVPError)
-    assert isinstance(error.value, ValueError)  # as for any name that torchdiffeq does not know
-    assert method not in ours.solvers.SOLVERS
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("where", ["f", "y0", "first step", "later", "the state"])
 def test_nan_is_called_nan(where: str, dtype: torch.dtype) -> None:

@@ -27,9 +27,12 @@ from torchivp.methods import (
     Reversible,
     ReversibleHeun,
 )
+from torchivp.methods.diagonal_rk import DiagonalRungeKutta
+from torchivp.methods.implicit_rk import ImplicitRungeKutta
 from torchivp.methods.tableau import hermite
 
 RUNGE_KUTTA = {name: cls() for name, cls in METHODS.items() if issubclass(cls, ExplicitRungeKutta)}
+IMPLICIT = {name: cls() for name, cls in METHODS.items() if issubclass(cls, DiagonalRungeKutta | ImplicitRungeKutta)}
 ADAMS = {repr(m): m for m in (*map(ExplicitAdams, range(1, 9)), *map(ImplicitAdams, range(2, 9)))}
 # Reversible steps of vern8 and vern9 are at the rounding before they show an order.
 AT_ROUNDING = ("vern8", "vern9")
@@ -72,6 +75,8 @@ def errors(method: Method, problems: Sequence[Exact], grid: np.ndarray) -> np.nd
             (0.0, times[-1]),
             method=method,
             controller=torchivp.FixedSteps(times=times),
+            rtol=1e-12,  # Newton's iteration stops at a hundredth
+            atol=1e-12,
             save="steps",
             dense=True,
             throw=False,
@@ -112,7 +117,7 @@ def dense_order(method: Method) -> int:
     """
     if isinstance(method, Reversible):
         return dense_order(method.base)
-    if not isinstance(method, ExplicitRungeKutta):
+    if not isinstance(method, ExplicitRungeKutta | DiagonalRungeKutta | ImplicitRungeKutta):
         return method.order
     q = (method.tableau.dense or hermite(method.tableau)).order
     return min(method.order, q + 1) if method.order < 8 else q
@@ -124,6 +129,13 @@ def test_runge_kutta(method: Method, problem: Exact) -> None:
     at_steps, between = observed(method, [problem], uniform, first=4)
     assert at_steps > method.order - 0.2
     assert between > dense_order(method) - 0.2
+
+
+@pytest.mark.parametrize("method", IMPLICIT.values(), ids=IMPLICIT.keys())
+def test_implicit_runge_kutta(method: Method) -> None:
+    at_steps, between = observed(method, list(EXACT.values()), uniform, first=4)
+    assert at_steps.min() > method.order - 0.2, dict(zip(EXACT, at_steps))
+    assert between.min() > dense_order(method) - 0.2, dict(zip(EXACT, between))
 
 
 @pytest.mark.parametrize("make_grid", [uniform, graded])
@@ -158,7 +170,10 @@ def test_reversible_on_uneven_grids(method: Method) -> None:
 
 
 def test_every_method_is_here() -> None:
-    assert {*RUNGE_KUTTA, "explicit_adams", "implicit_adams", "reversible_heun", "alf"} == set(METHODS)
+    rosenbrock = {"rosenbrock23", "rodas4", "rodas5p"}  # tests/methods/test_rosenbrock.py
+    assert {*RUNGE_KUTTA, *IMPLICIT, *rosenbrock, "explicit_adams", "implicit_adams", "reversible_heun", "alf"} == set(
+        METHODS
+    )
 
 
 def test_a_lower_order_is_noticed() -> None:

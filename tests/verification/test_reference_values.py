@@ -24,7 +24,11 @@ PROBLEMS = references()
 AMPLIFYING = ("D1", "D2", "D3", "D4", "D5", "arenstorf")
 TOLERANCES = (1e-4, 1e-6, 1e-8)
 PAIRS = ["dopri5", "tsit5", "dopri8"]  # diffrax has them, too
-HIGH = [name for name, cls in METHODS.items() if cls().adaptive and cls().order >= 6 and name not in PAIRS]
+HIGH = [
+    name
+    for name, cls in METHODS.items()
+    if cls().adaptive and cls().order >= 6 and name not in PAIRS and not cls.uses_jacobian
+]
 PEERS = json.loads((Path(__file__).parent / "data" / "peer_figures.json").read_text())["figures"]
 
 

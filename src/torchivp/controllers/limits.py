@@ -41,6 +41,7 @@ class Limits:
         self.end = end
         self.jumps = frozenset(t for t in jumps if t <= end)
         landings = sorted({t for t in (*stops, *self.jumps) if t < end} | {end})
+        self.landings = landings
         self.stops = sorted({*landings, *(t for t in grid if t < end and not _beside(t, landings))})
         self.dtype = dtype
         self.open_ends = open_ends
@@ -51,11 +52,14 @@ class Limits:
         """The span of a step of size ``dt`` from ``t``, or of the shorter one to the next limit."""
         stop = self.stops[bisect_right(self.stops, t)]
         t1 = stop if t + dt * _STRETCH >= stop else t + dt
-        return OneSpan(t, t1, self._last(t1), self._first(t), t1 - t)
+        bound = self.landings[bisect_right(self.landings, t)]
+        return OneSpan(t, t1, self._last(t1), self._first(t), t1 - t, bound)
 
     def up_to(self, end: float) -> Limits:
         """The same limits with an earlier end."""
-        return Limits(end, self.stops, self.jumps, self.dtype, self.open_ends, self.open_starts, start=self.start)
+        return Limits(
+            end, self.landings, self.jumps, self.dtype, self.open_ends, self.open_starts, self.stops, self.start
+        )
 
     def anything_left(self, t: float) -> bool:
         return t < self.end

@@ -27,7 +27,7 @@ from ..tolerance import Norm, Tolerance
 from .backsolve import Linearised, System
 from .backward_gradient import BackwardGradient
 from .drift import check_drift, most_drift, relative
-from .quadrature import StageIntegral
+from .quadrature import PointIntegral, StageIntegral
 from .row_systems import RowSystem, StateAndAdjoint
 
 
@@ -81,6 +81,9 @@ class Beside(System):
         self.linear = linear
         self.size = y.shape[1]
         self.integral = StageIntegral(linear.params)
+        self.points = PointIntegral(
+            linear.at, lambda t, row: row[:, : self.size], self.adjoint, linear.params, self.integral.totals
+        )
         self.field = Field(self.slope, Layout(y.new_zeros(1, 2 * self.size + 1)), direction=-1)
         self.drift, self.last = y.new_zeros(()).real, y
 
@@ -98,7 +101,7 @@ class Beside(System):
         return self.begin(y, self.adjoint(row) + cotangent)
 
     def took(self, taken: TakenStep) -> None:
-        self.integral.took(taken)
+        self.integral.took(taken, self.points)
 
     def adjoint(self, row: BackwardRow) -> Rows:
         return row[:, self.size : -1]

@@ -92,21 +92,42 @@ class Linearised:
     def __call__(
         self, t: Tensor, y: Rows, adjoint: Rows, wrt_params: bool = True
     ) -> tuple[Rows, Rows, list[Tensor | None]]:
-        """``f``, ``adjoint . df/dy`` and ``adjoint . df/dp`` at the time ``t`` as the forward solve counts it."""
-        slope, y = self.evaluate(t, y)
+        """``f``, ``adjoint . df/dy`` and ``adjoint . df/dp`` at the time ``t`` as the forward solve counts it. With autograd on
+        (an implicit method wants their Jacobian) they can be differentiated in turn."""
         params = self.params if wrt_params else ()
+        if torch.is_grad_enabled():
+            return self.differentiable(t, y, adjoint, params)
+        slope, y = self.evaluate(t, y)
         if not slope.requires_grad:
             return slope, torch.zeros_like(y), [None] * len(params)
         at_y, *at_params = torch.autograd.grad(slope, (y, *params), adjoint, allow_unused=True, retain_graph=True)
         return slope.detach(), torch.zeros_like(y) if at_y is None else at_y, list(at_params)
 
+    def at(self, t: float, y: Rows) -> Rows:
+        """The slope with its graph at a time, a number as inside the forward solve."""
+        return self.evaluate(self.field.time(t * self.field.direction), y)[0]
+
+    def differentiable(
+        self, t: Tensor, y: Rows, adjoint: Rows, params: Sequence[Tensor]
+    ) -> tuple[Rows, Rows, list[Tensor | None]]:
+        y = y if y.requires_grad else y.detach().requires_grad_()
+        slope = self.slope(t, y)
+        if not slope.requires_grad:
+            return slope, torch.zeros_like(y), [None] * len(params)
+        at_y, *at_params = torch.autograd.grad(slope, (y, *params), adjoint, allow_unused=True, create_graph=True)
+        return slope, torch.zeros_like(y) if at_y is None else at_y, list(at_params)
+
+    def slope(self, t: Tensor, y: Rows) -> Rows:
+        turned = (
+            t if self.field.turn is None else t * self.field.direction
+        )  # not rounded again: it could end up outside
+        return self.field(turned.view(self.field.layout.batch), y)
+
     def evaluate(self, t: Tensor, y: Rows) -> tuple[Rows, Rows]:
         """The slope with its graph, and the leaf ``y`` that it was computed from."""
-        field = self.field
         with torch.enable_grad():
             y = y.detach().requires_grad_()
-            turned = t if field.turn is None else t * field.direction  # not rounded again: it could end up outside
-            slope = field(turned.view(field.layout.batch), y)
+            slope = self.slope(t, y)
         if slope.requires_grad:
             check_all_seen([slope], [y, *self.params], t)
         return slope, y

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,11 +20,10 @@ from ..field import Field
 from ..loop import TakenStep
 from ..state import Layout
 from ..tolerance import Tolerance
-from ..trajectory import Piece
 from .backsolve import Linearised, System
 from .interpolated import Interpolated
-from .quadrature import add_up
-from .stored import Stored, value
+from .quadrature import PointIntegral
+from .stored import Stored
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,7 @@ class ByPoints(System):
         self.linear = linear
         self.solution = solution
         self.totals = [torch.zeros_like(p) for p in linear.params]
+        self.integral = PointIntegral(linear.at, lambda t, row: solution(t), self.adjoint, linear.params, self.totals)
         self.field = Field(self.slope, Layout(torch.zeros_like(y)), direction=-1)
 
     def slope(self, t: Tensor, row: BackwardRow) -> BackwardRow:
@@ -69,21 +68,8 @@ class ByPoints(System):
         return row + cotangent
 
     def took(self, taken: TakenStep) -> None:
-        """Add the integral over an accepted step."""
-        if self.totals:
-            step, span = taken.look_inside(), taken.span
-            piece = Piece(span, taken.y0, step.k, step.weights)
-            nodes, weights = np.polynomial.legendre.leggauss((taken.plan.method.order + 1) // 2)
-            for node, weight in zip(nodes.tolist(), weights.tolist()):
-                self._add(float(span.t) + 0.5 * (1 + node) * span.size, 0.5 * weight * span.size, piece)
+        self.integral.took(taken)
         self.solution.came_to(-taken.span.t1)
-
-    def _add(self, t: float, weight: float, piece: Piece) -> None:
-        slope, _ = self.linear.evaluate(self.linear.field.time(-t * self.linear.field.direction), self.solution(-t))
-        if not slope.requires_grad:
-            return
-        grads = torch.autograd.grad(slope, self.linear.params, value(piece, t), allow_unused=True, retain_graph=True)
-        add_up(self.totals, grads, weight)
 
     def adjoint(self, row: BackwardRow) -> Rows:
         return row

@@ -28,7 +28,7 @@ from .adjoint import widened
 from .backsolve import Linearised, System
 from .backward_gradient import BackwardGradient
 from .discrete import Discrete
-from .quadrature import StageIntegral
+from .quadrature import PointIntegral, StageIntegral
 from .row_systems import AdjointAlone, RowSystem
 from .stored import Pieces, Stored, from_pieces, from_tape
 
@@ -96,6 +96,9 @@ class Along(System):
         self.linear = linear
         self.solution = solution
         self.integral = StageIntegral(linear.params)
+        self.points = PointIntegral(
+            linear.at, lambda t, row: solution(t), self.adjoint, linear.params, self.integral.totals
+        )
         self.field = Field(self.slope, Layout(y.new_zeros(1, y.shape[1] + 1)), direction=-1)
 
     def slope(self, t: Tensor, row: BackwardRow) -> BackwardRow:
@@ -109,7 +112,7 @@ class Along(System):
         return self.begin(y, self.adjoint(row) + cotangent)
 
     def took(self, taken: TakenStep) -> None:
-        self.integral.took(taken)
+        self.integral.took(taken, self.points)
         self.solution.came_to(-taken.span.t1)
 
     def adjoint(self, row: BackwardRow) -> Rows:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .._types import BackwardRow, Rows
 from ..loop import TakenStep
+from ..trajectory import Piece
+from .stored import value
 
 
 class StageIntegral:
@@ -31,8 +35,16 @@ class StageIntegral:
         self.integrands[self.count] = integrands
         return float(self.count)
 
-    def took(self, taken: TakenStep) -> None:
-        """Add up an accepted step; let go of integrands that no later step can use."""
+    def took(self, taken: TakenStep, points: PointIntegral) -> None:
+        """Add up an accepted step; let go of integrands that no later step can use.
+
+        Args:
+            points: do it instead for a method whose ``k`` are no evaluations.
+        """
+        if not taken.plan.method.k_are_slopes:
+            self.integrands = {}
+            points.took(taken)
+            return
         step = taken.step
         weights = step.weights.detach().sum(0)[: len(step.k)].real
         rows = torch.cat([step.k, *(slope for _, slope in step.history)])
@@ -43,6 +55,43 @@ class StageIntegral:
             if weight:
                 add_up(self.totals, self.integrands[tag], taken.span.size * weight)
         self.integrands = {tag: self.integrands[tag] for tag, _ in entries}
+
+
+class PointIntegral:
+    """The integral of ``adjoint . df/dp`` over every step by Gauss quadrature, on the step's polynomials.
+
+    Args:
+        evaluate: the forward slope with its graph, at a time and a state as the forward solve has them.
+        state, adjoint: at a time, of a row of the backward solve.
+        params: the integrals are by these; ``totals`` are shaped like them.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[float, Rows], Rows],
+        state: Callable[[float, BackwardRow], Rows],
+        adjoint: Callable[[BackwardRow], Rows],
+        params: Sequence[Tensor],
+        totals: list[Tensor],
+    ):
+        self.evaluate, self.state, self.adjoint = evaluate, state, adjoint
+        self.params, self.totals = params, totals
+
+    def took(self, taken: TakenStep) -> None:
+        """Add up an accepted step."""
+        if not self.totals:
+            return
+        step, span = taken.look_inside(), taken.span
+        piece = Piece(span, taken.y0, step.k, step.weights)
+        nodes, weights = np.polynomial.legendre.leggauss((taken.plan.method.order + 1) // 2)
+        for node, weight in zip(nodes.tolist(), weights.tolist()):
+            t = float(span.t) + 0.5 * (1 + node) * span.size
+            row = value(piece, t)
+            slope = self.evaluate(-t, self.state(-t, row))
+            if slope.requires_grad:
+                cotangent = self.adjoint(row)
+                grads = torch.autograd.grad(slope, self.params, cotangent, allow_unused=True, retain_graph=True)
+                add_up(self.totals, grads, 0.5 * weight * span.size)
 
 
 def add_up(totals: list[Tensor], integrands: Sequence[Tensor | None], weight: float) -> None:

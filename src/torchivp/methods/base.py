@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -29,6 +29,7 @@ class Step(NamedTuple):
         error_lower: a second estimate, of lower order (``Tableau.b_err_lower``); None for most methods.
         history: what the next step may start from.
         ready: whether ``history[0]`` already is the slope at the end of this step.
+        solved: whether the equations of implicit stages were solved (of each row ``[B]`` of many); if not, a shorter step may do.
     """
 
     y1: Rows
@@ -38,6 +39,7 @@ class Step(NamedTuple):
     history: History
     ready: bool = False
     error_lower: Rows | None = None
+    solved: Any = True
 
 
 class Method(ABC):
@@ -51,6 +53,8 @@ class Method(ABC):
         reversible: a step can be taken back, exactly but for rounding. Such a method may carry a second state, and starts
             afresh where its history holds the slope alone (at the start, after a jump).
         by_rows: rows of a batch may take steps of their own sizes.
+        uses_jacobian: it asks for the Jacobian of the field (``linalg``).
+        k_are_slopes: the ``k`` of its steps are values of the field, and ``y1`` is their quadrature.
         needs: the form that ``f`` must have, one of those in its ``forms`` (see ``partitioned``); empty: any function will do.
         timeless_drift: it asks for the slope of ``q`` at one time only, for what does not depend on the time.
     """
@@ -61,6 +65,8 @@ class Method(ABC):
     carries: str = "slopes"
     reversible: bool = False
     by_rows: bool = True
+    uses_jacobian: bool = False
+    k_are_slopes: bool = True
     needs: str = ""
     timeless_drift: bool = False
 

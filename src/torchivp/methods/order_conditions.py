@@ -52,7 +52,7 @@ def elementary_weights(a: Sequence[Row], max_nodes: int) -> dict[Tree, list[Numb
     """``Phi_s(tree)`` for every stage s and every tree of at most ``max_nodes`` nodes.
 
     Args:
-        a: lower triangle of the tableau; row i has i entries.
+        a: rows of the tableau, zeros at their ends left out.
     """
     phi: dict[Tree, list[Number]] = {}
     grown: dict[Tree, list[Number]] = {}  # the tree hung below a new root
@@ -67,7 +67,7 @@ def residuals(a: Sequence[Row], weights: Row, order: int) -> list[float]:
     """Largest violation of the conditions of order 1, 2, .., ``order`` by ``y0 + dt * sum_s weights[s] * k[s]``.
 
     Args:
-        a: lower triangle of the tableau; row i has i entries.
+        a: rows of the tableau, zeros at their ends left out.
         weights: one weight for each stage.
         order: up to which the trees are tried; there are 486 trees up to order 9. High orders take decimals: fractions grow.
 

@@ -6,6 +6,19 @@ from ..names import choose
 from .adams import ExplicitAdams, ImplicitAdams
 from .alf import ALF
 from .base import Method
+from .dirk import (
+    SDIRK2,
+    TRBDF2,
+    ImplicitEuler,
+    ImplicitMidpoint,
+    KenCarp3,
+    KenCarp4,
+    KenCarp5,
+    Kvaerno3,
+    Kvaerno4,
+    Kvaerno5,
+    Trapezoid,
+)
 from .erk import (
     RK4,
     AdaptiveHeun,
@@ -27,7 +40,9 @@ from .erk import (
     Vern9,
 )
 from .geometric import RKN4, Leapfrog, McLachlan4, Yoshida4, Yoshida6
+from .irk import Gauss4, Gauss6, Radau3, Radau5
 from .reversible_heun import ReversibleHeun
+from .rosenbrock import Rodas4, Rodas5P, Rosenbrock23
 
 METHODS: dict[str, type[Method]] = {
     "euler": Euler,
@@ -52,6 +67,24 @@ METHODS: dict[str, type[Method]] = {
     "implicit_adams": ImplicitAdams,
     "reversible_heun": ReversibleHeun,
     "alf": ALF,
+    "implicit_euler": ImplicitEuler,
+    "implicit_midpoint": ImplicitMidpoint,
+    "trapezoid": Trapezoid,
+    "sdirk2": SDIRK2,
+    "trbdf2": TRBDF2,
+    "kvaerno3": Kvaerno3,
+    "kvaerno4": Kvaerno4,
+    "kvaerno5": Kvaerno5,
+    "kencarp3": KenCarp3,
+    "kencarp4": KenCarp4,
+    "kencarp5": KenCarp5,
+    "radau3": Radau3,
+    "radau5": Radau5,
+    "gauss4": Gauss4,
+    "gauss6": Gauss6,
+    "rosenbrock23": Rosenbrock23,
+    "rodas4": Rodas4,
+    "rodas5p": Rodas5P,
 }
 
 """For any ``f``."""

@@ -34,12 +34,15 @@ class DenseOutput:
 
 @dataclass(frozen=True, eq=False)
 class Tableau:
-    """Butcher tableau of an explicit Runge-Kutta method.
+    """Butcher tableau of a Runge-Kutta method whose first stage is the slope at the start.
+
+    An implicit method without such a stage gets one of weight 0: its first guess, and what its interpolant begins with.
 
     Args:
         order: order p of the propagated solution (weights ``b``).
         c: s nodes, ``c[0] == 0``.
-        a: s rows; row i has i entries (row 0 is empty).
+        a: s rows, zeros at their ends left out: row i has i entries in an explicit method (row 0 is empty), i + 1 in a
+            diagonally implicit one, up to s in a fully implicit one.
         b: s weights of the propagated solution.
         b_err: s weights of the error estimate, ``b - b_hat``; None for a method without one.
         b_err_lower: s weights of a second estimate, of lower order; the sizes of the two are combined (``estimates.combined``)
@@ -66,8 +69,9 @@ class Tableau:
 
     @property
     def fsal(self) -> bool:
-        """First same as last: the last stage is the slope at the end of the step."""
-        return self.stages > 1 and self.c[-1] == 1 and self.b[-1] == 0 and tuple(self.a[-1]) == tuple(self.b[:-1])
+        """First same as last: the last stage is the slope at the end of the step (of implicit ones: stiffly accurate)."""
+        last = (*self.a[-1], *(0,) * (self.stages - len(self.a[-1])))
+        return self.stages > 1 and self.c[-1] == 1 and last == tuple(self.b)
 
 
 def numbers(text: str) -> Row:

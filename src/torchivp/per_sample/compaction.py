@@ -51,7 +51,7 @@ class Fewer(Field):
 
     def __init__(self, whole: Field, layout: Any, direction: Tensor, args: tuple[PyTree, ...]):
         super().__init__(whole.f, layout, direction, args, whole.broadcast)
-        self.draws = whole.draws
+        self.draws, self.jacobian, self.counts = whole.draws, whole.jacobian, whole.counts
 
     def slope(self, f: VectorField, t: Tensor, y: Rows) -> Rows:
         try:
@@ -96,7 +96,7 @@ def plan_for(plan: Plan, rows: Tensor, part: RowsProblem) -> Plan:
     """The plan for these rows."""
     limits = plan.limits
     fewer: RowLimits = copy.copy(limits)
-    for name in ("start", "end", "stops", "jumps", "tiny", "last_at_end", "first_at_start"):
+    for name in ("start", "end", "stops", "bounds", "jumps", "tiny", "last_at_end", "first_at_start"):
         value = getattr(limits, name)
         setattr(fewer, name, None if value is None else value[rows].contiguous())
     fewer.layout, fewer.like = part.layout, limits.like[:, : part.layout.size]

@@ -36,7 +36,7 @@ def message_of(problem: RowsProblem, plan: Plan, state: RowsState, b: int) -> st
     rtol = part(tolerance.rtol) if isinstance(tolerance.rtol, Tensor) else tolerance.rtol
     direction = int(problem.direction[b])
     alone = Problem(
-        problem.field, layout, part(problem.y0), problem.t[b].tolist(), Clock(None), direction,
+        problem.field.with_args(problem.field.args), layout, part(problem.y0), problem.t[b].tolist(), Clock(None), direction,
         Tolerance(rtol, part(tolerance.atol)),
     )  # fmt: skip
     stands = LoopState(

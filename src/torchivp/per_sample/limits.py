@@ -20,24 +20,27 @@ class RowLimits:
         layout: of the states.
         stops: times to land on, increasing in each row and padded with inf, ``[B, K]``; ends and jumps may be missing.
         jumps: times where ``f`` jumps, the same.
+        grid: points of a fixed grid, the same.
 
     Attributes:
         tiny: steps that are longer do move the time, wherever a row stands, ``[B]``.
     """
 
     def __init__(
-        self, start: Tensor, end: Tensor, layout: Layout, stops: Tensor | None = None, jumps: Tensor | None = None
+        self,
+        start: Tensor,
+        end: Tensor,
+        layout: Layout,
+        stops: Tensor | None = None,
+        jumps: Tensor | None = None,
+        grid: Tensor | None = None,
     ):
         self.start, self.end, self.layout = start, end, layout
         self.tiny = 8 * torch.finfo(end.dtype).eps * torch.maximum(start.abs(), end.abs()) + torch.finfo(end.dtype).tiny
         self.like = torch.zeros((), dtype=layout.dtype, device=layout.device).expand(1, layout.size)
         self.jumps = jumps
-        landings = [x for x in (stops, jumps) if x is not None]
-        self.stops = None
-        if landings:
-            wanted = torch.cat([end.unsqueeze(1), *landings], dim=1)
-            past = (wanted > end.unsqueeze(1)) | (wanted <= start.unsqueeze(1))
-            self.stops = torch.where(past, torch.inf, wanted).sort(dim=1).values.contiguous()
+        self.bounds = self._inside(stops, jumps)
+        self.stops = self.bounds if grid is None else self._inside(stops, jumps, grid)
         self.last_at_end, self.first_at_start = not_past(end, layout.real_dtype), None
         first = not_past(-start, layout.real_dtype)
         if first is not None:
@@ -45,11 +48,12 @@ class RowLimits:
 
     def cut(self, t: Tensor, dt: Tensor | float, frozen: Tensor | None = None) -> RowSpan:
         """The spans of steps of size ``dt [B]`` from ``t [B]``, or of the shorter ones to the next limit."""
-        stop = self._next(t)
+        stop = self._next(t, self.stops)
         reach = torch.add(t, dt, alpha=_STRETCH) if isinstance(dt, Tensor) else t + dt * _STRETCH
         t1 = torch.where(reach >= stop, stop, t + dt)
         dt = t1 - t
-        return RowSpan(t, t1, dt, spread(dt, self.like), self._last(t1), self._first(t), frozen)
+        bound = stop if self.bounds is self.stops else self._next(t, self.bounds)
+        return RowSpan(t, t1, dt, spread(dt, self.like), self._last(t1), self._first(t), frozen, bound=bound)
 
     def anything_left(self, t: Tensor) -> bool:
         return bool((t < self.end).any())
@@ -58,13 +62,20 @@ class RowLimits:
         """Whether any row stands at a time where ``f`` jumps."""
         return self.jumps is not None and bool((self.jumps == t.unsqueeze(1)).any())
 
-    def _next(self, t: Tensor) -> Tensor:
-        if self.stops is None:
+    def _inside(self, *times: Tensor | None) -> Tensor | None:
+        """These times and the ends, increasing in each row; None if there are no others."""
+        given = [x for x in times if x is not None]
+        if not given:
+            return None
+        start, end = self.start.unsqueeze(1), self.end.unsqueeze(1)
+        wanted = torch.cat([end, *given], dim=1)
+        return torch.where((wanted > end) | (wanted <= start), torch.inf, wanted).sort(dim=1).values.contiguous()
+
+    def _next(self, t: Tensor, stops: Tensor | None) -> Tensor:
+        if stops is None:
             return self.end
-        column = torch.searchsorted(self.stops, t.unsqueeze(1).contiguous(), right=True).clamp(
-            max=self.stops.shape[1] - 1
-        )
-        return torch.minimum(self.stops.gather(1, column).squeeze(1), self.end)
+        column = torch.searchsorted(stops, t.unsqueeze(1).contiguous(), right=True).clamp(max=stops.shape[1] - 1)
+        return torch.minimum(stops.gather(1, column).squeeze(1), self.end)
 
     def _last(self, t1: Tensor) -> Tensor | None:
         last = None if self.last_at_end is None else torch.where(t1 == self.end, self.last_at_end, torch.inf)

@@ -247,6 +247,8 @@ def give_up(plan: Plan, state: RowsState, step: Step, ratio: Tensor, rejected: T
     """Rows fail whose next step would be too small (and those of fixed steps, whose state is not finite)."""
     hopeless = rejected & ~(state.dt >= smallest_step(state.t)) if plan.controller.adaptive else rejected
     if bool(hopeless.any()):
+        unsolved = ~torch.as_tensor(step.solved, device=ratio.device).expand(len(ratio))
+        state.fail(hopeless & unsolved, Status.NEWTON_FAILED, step)
         finite = torch.isfinite(ratio)
         state.fail(hopeless & finite, Status.STEP_TOO_SMALL, step)
         state.fail(hopeless & ~finite, Status.NONFINITE_SLOPE, step)
@@ -265,9 +267,10 @@ def known_slopes(problem: RowsProblem, plan: Plan, state: RowsState, span: RowSp
 def error_ratio(problem: RowsProblem, plan: Plan, state: RowsState, step: Step) -> Tensor:
     """Error over tolerance ``[B]``; of fixed steps 0, or nan where the state is not finite."""
     if step.error is None or not plan.controller.adaptive:
-        return torch.where(finite_rows(step.y1, len(state.t)), 0.0, torch.nan).to(torch.float64)
-    ratio: Tensor = problem.tolerance.ratio(step.error, state.y, step.y1, step.error_lower)  # type: ignore[assignment]
-    return ratio
+        ratio = torch.where(finite_rows(step.y1, len(state.t)), 0.0, torch.nan).to(torch.float64)
+    else:
+        ratio = problem.tolerance.ratio(step.error, state.y, step.y1, step.error_lower)  # type: ignore[assignment]
+    return torch.where(step.solved, ratio, math.inf) if isinstance(step.solved, Tensor) else ratio
 
 
 def finite_rows(y: Rows, rows: int) -> Tensor:

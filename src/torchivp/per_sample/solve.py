@@ -77,8 +77,9 @@ def make_plan(
         problem.t0,
         problem.t[:, -1].contiguous(),
         problem.layout,
-        stops=joined(both_ways(listed(stop_times, "stop_times"), problem), grid_of(chosen, problem)),
+        stops=both_ways(listed(stop_times, "stop_times"), problem),
         jumps=both_ways(jumps, problem),
+        grid=grid_of(chosen, problem),
     )
     check_form(problem, limits, method.needs, method.timeless_drift, repr(method))
     return Plan(

@@ -121,6 +121,8 @@ def counters(problem: Problem, state: LoopState) -> dict[str, int]:
         "accepted": state.accepted,
         "rejected": state.rejected,
         "replayed": 0,
+        "njev": problem.field.counts.jacobians,
+        "nlu": problem.field.counts.factorisations,
     }
 
 

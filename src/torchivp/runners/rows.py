@@ -140,6 +140,8 @@ def counters(problem: RowsProblem, state: RowsState) -> dict[str, int | Tensor]:
         "accepted": state.accepted,
         "rejected": state.rejected,
         "replayed": 0,
+        "njev": problem.field.counts.jacobians,
+        "nlu": problem.field.counts.factorisations,
     }
 
 

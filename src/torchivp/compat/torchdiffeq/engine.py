@@ -36,6 +36,7 @@ from .errors import (
     FunctionOutputError,
     MaxStepsExceeded,
     NonFiniteState,
+    NotSolved,
     StepUnderflow,
 )
 from .functions import CALLBACKS, PerturbFunc, null_callback
@@ -266,6 +267,7 @@ _FAILURES: dict[Status, tuple[type[Exception], str]] = {
     Status.STEP_TOO_SMALL: (StepUnderflow, "underflow in dt {dt}"),
     Status.NONFINITE_STATE: (NonFiniteState, "non-finite values in state `y`: {y}"),
     Status.NONFINITE_SLOPE: (NonFiniteState, "non-finite values in the slope or the state"),
+    Status.NEWTON_FAILED: (NotSolved, "an implicit stage was not found"),
     Status.BAD_OUTPUT: (FunctionOutputError, "func returned no slope of its state"),
 }
 

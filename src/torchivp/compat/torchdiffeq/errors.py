@@ -36,10 +36,6 @@ class IntegerStateError(InputTypeError, NotImplementedError):
     """The state is made of integers."""
 
 
-class NotYetImplementedError(InputError, NotImplementedError):
-    """A method of torchdiffeq that torchivp does not have yet."""
-
-
 class NotSupportedError(TorchIVPError, AttributeError):
     """This solver cannot do what was asked of it."""
 
@@ -54,6 +50,10 @@ class StepUnderflow(SolveError, AssertionError):
 
 class NonFiniteState(SolveError, AssertionError):
     """nan or inf, in ``y0`` or from ``func``."""
+
+
+class NotSolved(SolveError, AssertionError):
+    """Newton's iteration did not find a stage of an implicit method."""
 
 
 class FunctionOutputError(SolveError, OutputError, TypeError):

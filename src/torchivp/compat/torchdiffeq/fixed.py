@@ -134,6 +134,10 @@ class FixedGridODESolver:
         """
         return StepFunction(self._step_func, self.func, self.order, times)
 
+    def tolerance_of_stages(self) -> Tolerance:
+        """What an implicit method calls small; steps of given sizes ask for nothing else."""
+        return engine.no_tolerance(self.y0)
+
     @property
     def in_engine(self) -> bool:
         return not engine.is_overridden(self, FixedGridODESolver, "integrate")
@@ -142,7 +146,7 @@ class FixedGridODESolver:
         """The solve over ``t``; with ``landing``, on a grid of its own for each interval of ``t``."""
         grid = self._grid(t) if not landing else self._joined([self._grid(t[i : i + 2]) for i in range(len(t) - 1)])
         moving = () if grid is t or self.step_size is not None else (grid[1:-1],)  # steps of one size are constants
-        problem = engine.make_problem(self.func, self.y0, t, engine.no_tolerance(self.y0), moving)
+        problem = engine.make_problem(self.func, self.y0, t, self.tolerance_of_stages(), moving)
         controller = AnyState(times=grid.detach().tolist())
         return self._plan(
             problem, controller, grid.dtype, end=problem.t[-1], stops=controller.grid(problem.t),
@@ -154,7 +158,7 @@ class FixedGridODESolver:
             raise ArgumentError(
                 "Event handling for fixed step solvers currently requires `step_size` to be provided in options."
             )
-        problem = engine.make_problem(self.func, self.y0, t0, engine.no_tolerance(self.y0))
+        problem = engine.make_problem(self.func, self.y0, t0, self.tolerance_of_stages())
         controller = AnyState(dt=float(self.step_size))
         times = self.y0.real.dtype
         return self._plan(problem, controller, times, end=engine.NO_END, max_steps=MAX_EVENT_STEPS)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import InputError, InputTypeError
 from ...names import named
 from ...rows_of_vmap import expose
-from .errors import ArgumentError, IntegerStateError, NoTensorsError, NoTimesError, NotYetImplementedError
+from .errors import ArgumentError, IntegerStateError, NoTensorsError, NoTimesError
 from .functions import (
     ADJOINT_CALLBACKS,
     CALLBACKS,
@@ -26,10 +26,6 @@ from .functions import (
 )
 from .norms import NORMS, linf_norm
 
-# Fully and diagonally implicit methods with fixed steps that torchdiffeq's development version has.
-NOT_YET = (
-    "implicit_euler", "implicit_midpoint", "trapezoid", "radauIIA3", "gl4", "radauIIA5", "gl6", "sdirk2", "trbdf2",
-)  # fmt: skip
 TIMES = ("step_t", "jump_t")
 
 
@@ -153,11 +149,6 @@ def _check_dtype(y0: Tensor) -> None:
 def _known(method: Any, solvers: Mapping[str, Any]) -> str:
     if method in solvers:
         return method
-    if method in NOT_YET:
-        raise NotYetImplementedError(
-            f'Method "{method}" is one of torchdiffeq\'s implicit methods with fixed steps, which torchivp does not have yet. '
-            f'Take "scipy_solver" with options=dict(solver="Radau") for a stiff problem, or an explicit method.'
-        )
     names = '", "'.join(solvers)
     raise InputError(f'Invalid method "{method}". Must be one of {{"{names}"}}.')
 

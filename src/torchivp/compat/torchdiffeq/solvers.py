@@ -6,6 +6,17 @@ from typing import Any
 
 from .adaptive import AdaptiveHeunSolver, Bosh3Solver, Dopri5Solver, Dopri8Solver, Fehlberg2, Tsit5Solver
 from .fixed import RK4, AdamsBashforth, AdamsBashforthMoulton, Euler, Heun2, Heun3, Midpoint
+from .implicit import (
+    SDIRK2,
+    TRBDF2,
+    GaussLegendre4,
+    GaussLegendre6,
+    ImplicitEuler,
+    ImplicitMidpoint,
+    RadauIIA3,
+    RadauIIA5,
+    Trapezoid,
+)
 from .scipy import ScipyWrapperODESolver
 
 SOLVERS: dict[str, type[Any]] = {
@@ -23,5 +34,14 @@ SOLVERS: dict[str, type[Any]] = {
     "explicit_adams": AdamsBashforth,
     "implicit_adams": AdamsBashforthMoulton,
     "fixed_adams": AdamsBashforthMoulton,
+    "implicit_euler": ImplicitEuler,
+    "implicit_midpoint": ImplicitMidpoint,
+    "trapezoid": Trapezoid,
+    "radauIIA3": RadauIIA3,
+    "gl4": GaussLegendre4,
+    "radauIIA5": RadauIIA5,
+    "gl6": GaussLegendre6,
+    "sdirk2": SDIRK2,
+    "trbdf2": TRBDF2,
     "scipy_solver": ScipyWrapperODESolver,
 }

@@ -266,7 +266,7 @@ class Watched:
 
             return call
 
-        self.kind = Kind("cuda_graph", program_for)
+        self.kind = Kind("cuda_graph", program_for, fuses=False)
 
 
 @pytest.mark.parametrize("k", [1, 3, 8])

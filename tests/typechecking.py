@@ -18,6 +18,7 @@ TRACED = (
     "torchivp.compat.torchdiffeq.control",
     "torchivp.compat.torchdiffeq.functions",
     "torchivp.methods.tableau",
+    "torchivp.estimates",
     "torchivp.nn.ode_block",
 )
 

@@ -1,6 +1,6 @@
 """torchivp: initial value problems in PyTorch, solved fast, correctly and differentiably."""
 
-from . import compat, gradients, methods, nn
+from . import compat, gradients, manifolds, methods, nn
 from ._version import __version__
 from .compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
 from .controllers import PI, PID, FixedSteps, I
@@ -18,6 +18,7 @@ from .errors import (
 )
 from .events import Event, SteadyState
 from .forcing import Interpolation
+from .partitioned import Hamiltonian, Partitioned, SecondOrder
 from .per_sample.solution import BatchSolution
 from .runners import Compilation, compilations
 from .solution import Solution, Stats, Status
@@ -30,6 +31,7 @@ __all__ = [
     "Event",
     "FixedSteps",
     "GradientError",
+    "Hamiltonian",
     "I",
     "InputError",
     "InputTypeError",
@@ -39,7 +41,9 @@ __all__ = [
     "OutputError",
     "PI",
     "PID",
+    "Partitioned",
     "PrecisionWarning",
+    "SecondOrder",
     "Solution",
     "SolveError",
     "Split",
@@ -52,6 +56,7 @@ __all__ = [
     "compilations",
     "ensemble",
     "gradients",
+    "manifolds",
     "methods",
     "nn",
     "odeint",

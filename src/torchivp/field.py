@@ -107,16 +107,42 @@ class Field:
     def __call__(self, t: Tensor, y: Rows) -> Rows:
         """The slope at time ``t`` (0-d, in the user's direction and dtype: see ``times``)."""
         self.evaluations += 1
+        return self.slope(self.f, t, y)
+
+    def drift(self, t: Tensor, y: Rows) -> Rows:
+        """The slope of ``q`` in a state ``(q, p)``, with that of ``p`` 0; of an ``f`` in two parts. Not counted: it mostly is
+        ``p`` itself."""
+        return self.slope(self.f.drift, t, y)  # type: ignore[attr-defined]
+
+    def kick(self, t: Tensor, y: Rows) -> Rows:
+        """The slope of ``p``, with that of ``q`` 0; counted as an evaluation."""
+        self.evaluations += 1
+        return self.slope(self.f.kick, t, y)  # type: ignore[attr-defined]
+
+    def slope(self, f: VectorField, t: Tensor, y: Rows) -> Rows:
+        """What ``f``, or a part of it, says at time ``t``."""
         if self.autocast is None:
-            slope = self._ravel(self.f(t, self.layout.unravel(y), *self.args))
+            slope = self._ravel(f(t, self.layout.unravel(y), *self.args))
         else:
             with self.autocast():
-                slope = self._ravel(self.f(t, self.layout.unravel(y), *self.args))
+                slope = self._ravel(f(t, self.layout.unravel(y), *self.args))
         return slope if self.turn is None else slope * self.turn
 
     def ask(self, function: Callable[..., Any], t: Tensor, y: Rows) -> Any:
         """Another function of the user's, of the same arguments as ``f``."""
         return function(t, self.layout.unravel(y), *self.args)
+
+    def projected(self, project: Callable[[PyTree], PyTree], y: Rows) -> Rows:
+        """The state that ``project`` makes of a state."""
+        layout = self.layout
+        state = project(layout.unravel(y))
+        leaves, spec = flatten(state)
+        if spec != layout.spec or [getattr(x, "shape", None) for x in leaves] != list(layout.shapes):
+            raise OutputError(
+                f"The projection made a {spec} with tensors of shapes {[tuple(getattr(x, 'shape', ())) for x in leaves]} of a "
+                f"state {layout.spec} with {[tuple(x) for x in layout.shapes]}. Return a state like the one it gets."
+            )
+        return layout.ravel(state)
 
     def times(self, span: Span, from_end: Tensor) -> tuple[Tensor, ...]:
         """Stage times ``t1 + (c - 1) * dt`` as the user sees them.

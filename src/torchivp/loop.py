@@ -151,7 +151,8 @@ def judge(problem: Problem, plan: Plan, state: LoopState, span: Span, step: Step
     if step.error is None or not plan.controller.adaptive:
         state.sizes.append((span.t1, size(step.y1)))
         return plan.controller.judge(0.0, state.dt, state.memory, 1), 0.0
-    ratio = problem.tolerance.ratio(step.error, state.y, step.y1) if step.solved else math.inf
+    lower = step.error_lower
+    ratio = problem.tolerance.ratio(step.error, state.y, step.y1, lower) if step.solved else math.inf
     return plan.controller.judge(ratio, span.dt, state.memory, error_order(plan)), ratio
 
 

@@ -18,6 +18,7 @@ from .interpolation import DenseSolution, fit
 from .loop import LoopState
 from .methods import Method
 from .names import named
+from .partitioned import check_form
 from .plan import Plan, choose_controller
 from .problem import Problem, as_times, listed, make_problem
 from .runners import RUNNERS
@@ -107,6 +108,7 @@ def make_plan(
         grid=chosen.grid(times),
         start=problem.t0,
     )
+    check_form(problem, limits, method.needs, method.timeless_drift, repr(method))
     return Plan(
         method=method,
         controller=chosen,

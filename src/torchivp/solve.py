@@ -76,13 +76,13 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
 
     Args:
         f: ``f(t, y)``, or ``f(t, y, args)`` when ``args`` is given. Gets ``t`` as a 0-d tensor in y's real dtype and returns
-            the slope: the structure, shapes and dtypes of ``y0``.
+            the slope: the structure, shapes and dtypes of ``y0``. Or ``SecondOrder``, ``Hamiltonian``, ``Partitioned``.
         y0: the state at ``t[0]``: a tensor of any shape, any float or complex dtype; a pytree of them (dict, list, tuple,
             dataclass); a number, a NumPy array, or a list of numbers. None with ``start``.
         t: times at which to save the solution, strictly increasing or decreasing, the first one being the start:
             ``(t0, t1)``, any sequence, a 1-D tensor (which may require grad), or a number T for ``(0, T)``.
         args: a pytree handed to ``f`` (and to event functions); its tensors get gradients.
-        method: a name (see ``torchivp.methods.METHODS``) or an instance.
+        method: a name (see ``torchivp.methods.METHODS``, and for systems in two parts ``GEOMETRIC_METHODS``) or an instance.
         rtol, atol: relative and absolute tolerance of the local error of a step: numbers, tensors that broadcast to y0,
             or trees like it. ``atol`` is in the units of y. Choose them 100 times tighter than the error you want at the end.
         norm: of the error over its tolerance: ``'rms'``, ``'max'``, ``'rows'`` (the largest rms along the first axis of y0: no

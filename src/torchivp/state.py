@@ -9,6 +9,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ._types import PyTree, Rows
 from .errors import InputError, InputTypeError
-from .transforms import worst
+from .transforms import outside_of_transforms, worst
 
 _NAMESPACE = "torchivp"
 _registered: set[type] = set()
@@ -171,6 +172,13 @@ class Layout:
             self.dtype = torch.float32
         self.shape = self.shapes[0]
         self.is_row = self.is_tensor and self.shape == (1, self.size) and self.dtype == self.dtypes[0]
+
+    @cached_property
+    @outside_of_transforms
+    def in_second(self) -> Tensor:
+        """Which numbers of a row belong to the second of the two parts of a state ``(q, p)``, ``[1, D]``."""
+        first = sum(self.widths[: self.spec.children()[0].num_leaves])
+        return (torch.arange(self.width, device=self.device) >= first).repeat(self.rows).view(1, self.size)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as a state of no memory: another process may not know the user's classes as pytrees yet."""

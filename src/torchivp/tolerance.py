@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ._types import PyTree, Rows
 from .errors import InputError
+from .estimates import combined
 from .names import named
 from .state import Layout
 from .transforms import as_float
@@ -75,12 +76,21 @@ class Tolerance:
             return torch.addcmul(self.atol, self.rtol, size)
         return torch.add(self.atol, size, alpha=self.rtol)
 
-    def ratio(self, error: Rows, y0: Rows, y1: Rows) -> float:
+    def ratio(self, error: Rows, y0: Rows, y1: Rows, lower: Rows | None = None) -> float:
         """Error over tolerance: a step is good enough at 1 or less; nan if ``y1`` overflowed. One host synchronisation.
 
         Under vmap the worst row speaks for all.
+
+        Args:
+            error: the estimate, and ``lower`` the second one of a method that has two (``Step``).
+            y0, y1: start and end of the step.
         """
         if torch.is_grad_enabled():
             error, y0, y1 = error.detach(), y0.detach(), y1.detach()
+        return as_float(self._ratio(error, y0, y1, lower))
+
+    def _ratio(self, error: Rows, y0: Rows, y1: Rows, lower: Rows | None) -> Tensor:
+        scale = self.scale(y0, y1)
         error = torch.add(error, y1, alpha=0)  # inf * 0 is nan: an infinite y1 would hide behind its own scale
-        return as_float(self.norm(error / self.scale(y0, y1)))
+        ratio = self.norm(error / scale)
+        return ratio if lower is None else combined(ratio, self.norm(lower.detach() / scale))

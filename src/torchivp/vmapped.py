@@ -94,15 +94,19 @@ class HidingField(Field):
         new.linearised, new.counts = None, self.counts.afresh()
         return new
 
-    def __call__(self, t: Tensor, y: Rows) -> Rows:
+    def slope(self, f: VectorField, t: Tensor, y: Rows) -> Rows:
         like = self.like
-        slope = self.one(hide(t, like), hide(y.view(self.layout.rows, 1, -1), like))
+        slope = self.one.slope(f, hide(t, like), hide(y.view(self.layout.rows, 1, -1), like))
         slopes = expose(slope, like).view(1, -1)
         return slopes if self.turn is None else slopes * self.turn
 
     def ask(self, function: Callable[..., Any], t: Tensor, y: Rows) -> Any:
         like = self.like
         return expose(self.one.ask(function, hide(t, like), hide(y.view(self.layout.rows, 1, -1), like)), like)
+
+    def projected(self, project: Callable[[PyTree], PyTree], y: Rows) -> Rows:
+        state = self.one.projected(project, hide(y.view(self.layout.rows, 1, -1), self.like))
+        return expose(state, self.like).view(1, -1)
 
 
 def all_rows(one: Field, y0: Rows, times: Tensor, tolerance: Tolerance, like: Tensor) -> RowsProblem:

@@ -12,6 +12,7 @@ from types import ModuleType
 import choose_settings
 import demo
 import first_order
+import kepler
 import layers
 import oscillator
 import parameter_sweep
@@ -35,7 +36,7 @@ def assert_picture(path: Path) -> None:
     assert len(content) > 10_000, path
 
 
-@pytest.mark.parametrize("script", [first_order, oscillator, layers, parameter_sweep])
+@pytest.mark.parametrize("script", [first_order, oscillator, kepler, layers, parameter_sweep])
 def test_small_scripts(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert script.main(["--output-dir", str(tmp_path / "new" / "folder")]) == 0
     picture = tmp_path / "new" / "folder" / f"{script.__name__}.png"
@@ -45,6 +46,11 @@ def test_small_scripts(script: ModuleType, tmp_path: Path, capsys: pytest.Captur
 
 def test_first_order_is_exact(tmp_path: Path) -> None:
     assert first_order.run(tmp_path)[1] < 1e-12
+
+
+def test_kepler_keeps_its_energy(tmp_path: Path) -> None:
+    last = kepler.run(tmp_path)[1]
+    assert last["mclachlan4"] < 2e-3 < 10 * last["mclachlan4"] < last["dopri5"]
 
 
 def test_oscillator_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

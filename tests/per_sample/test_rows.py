@@ -53,15 +53,17 @@ def alone(b: int, t: Any, **kw: Any) -> torchivp.Solution:
     return torchivp.solve(oscillators, Y0[b], t, STIFFNESS[b], **kw)
 
 
-def assert_same(row: torchivp.Solution, solo: torchivp.Solution, tol: float = 1e-12) -> None:
+def assert_same(
+    row: torchivp.Solution, solo: torchivp.Solution, tol: float = 1e-12, tol_of_times: float = 1e-7
+) -> None:
     assert (row.status, row.stats.attempted, row.stats.accepted) == (
         solo.status,
         solo.stats.attempted,
         solo.stats.accepted,
     )
     # Where an error estimate is next to nothing, rounding decides the next step size: in its seventh digit.
-    torch.testing.assert_close(row.t, solo.t, rtol=1e-7, atol=1e-7)
-    close = tol if torch.equal(row.t, solo.t) else 1e-6
+    torch.testing.assert_close(row.t, solo.t, rtol=tol_of_times, atol=tol_of_times)
+    close = tol if torch.equal(row.t, solo.t) else 10 * tol_of_times
     torch.testing.assert_close(row.y, solo.y, rtol=close, atol=close)
 
 
@@ -72,8 +74,10 @@ def test_rows_are_what_they_are_alone(method: str, save: str) -> None:
     kw = {**settings_of(method), "save": save, "max_steps": 2_000}
     sol = torchivp.solve(oscillators, Y0, t, STIFFNESS, batch_dims=1, **kw)
     assert len(sol) == B
+    # Verner's weights are large: his error estimates and interpolants leave more rounding (docs/design/verner-dense.md).
+    close = {"tol": 1e-10, "tol_of_times": 1e-5} if method.startswith("vern") else {}
     for b in range(B):
-        assert_same(sol[b], alone(b, t, **kw))
+        assert_same(sol[b], alone(b, t, **kw), **close)
         assert torch.equal(sol.y[b], sol[b].y)
         assert torch.equal(sol.t[b], sol[b].t)
     if METHODS[method]().adaptive:

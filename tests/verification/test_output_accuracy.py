@@ -1,7 +1,8 @@
 """Values between the steps are as accurate as the steps: y' = cos(t) y on [0, 10], every adaptive method.
 
 The largest error at 101 outputs, and of the dense output anywhere, is at most ten times the largest error at the solver's own
-steps; tolerance 1e-9, for methods of order 2 1e-6.
+steps; tolerance 1e-9, for methods of order 2 1e-6. Hairer's interpolant of dop853 is not that accurate (52 times; SciPy's is the
+same, see test_dop853.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torchivp
 from torchivp.methods import METHODS
 
 ADAPTIVE = [name for name, cls in METHODS.items() if cls().adaptive]
+FACTOR = {name: 100 if name == "dop853" else 10 for name in ADAPTIVE}
 
 
 def f(t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -45,16 +47,16 @@ def errors(method: str, times: torch.Tensor, tol: float) -> tuple[float, float, 
 def test_outputs_and_dense_output(method: str) -> None:
     tol = 1e-9 if METHODS[method]().order > 2 else 1e-6
     at_steps, at_outputs, dense = errors(method, torch.linspace(0, 10, 101, dtype=torch.float64), tol)
-    assert at_outputs <= 10 * at_steps
-    assert dense <= 10 * at_steps
+    assert at_outputs <= FACTOR[method] * at_steps
+    assert dense <= FACTOR[method] * at_steps
 
 
 @pytest.mark.parametrize("method", ADAPTIVE)
 def test_decreasing_time(method: str) -> None:
     tol = 1e-7 if METHODS[method]().order > 2 else 1e-4
     at_steps, at_outputs, dense = errors(method, torch.linspace(10, 0, 101, dtype=torch.float64), tol)
-    assert at_outputs <= 10 * at_steps
-    assert dense <= 10 * at_steps
+    assert at_outputs <= FACTOR[method] * at_steps
+    assert dense <= FACTOR[method] * at_steps
 
 
 @pytest.mark.parametrize("method", ADAPTIVE)
@@ -81,5 +83,6 @@ def test_dense_output_meets_the_steps(method: str) -> None:
         given = torchivp.solve(
             f, y0, torch.tensor([0.0, 0.31, 1.57, 2.999, 3.0]), method=method, dense=True, **settings
         )
-    assert torch.allclose(steps(steps.t), steps.y, rtol=1e-13, atol=1e-13)
-    assert torch.allclose(given(given.t), given.y, rtol=1e-13, atol=1e-13)
+    rounding = 1e-13 if METHODS[method]().order < 8 else 1e-11  # weights of 1e4: docs/design/verner-dense.md
+    assert torch.allclose(steps(steps.t), steps.y, rtol=rounding, atol=rounding)
+    assert torch.allclose(given(given.t), given.y, rtol=rounding, atol=rounding)

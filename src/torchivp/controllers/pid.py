@@ -76,7 +76,7 @@ class PID(Controller):
         return Verdict(accepted, dt_next, (max(ratio, _LEAST), *memory[:1]) if accepted else memory)
 
     def judge_rows(self, ratio: Tensor, dt: Tensor, memory: RowMemory, error_order: int) -> RowVerdict:
-        ratio = ratio.nan_to_num(nan=math.inf, posinf=math.inf)  # the smallest factor
+        ratio = torch.where(ratio == ratio, ratio, math.inf)  # nan has the smallest factor
         accepted = ratio <= 1
         if self.min_step > 0:
             accepted = accepted | (torch.isfinite(ratio) & (dt <= self.min_step * (1 + 1e-9)))

@@ -103,10 +103,11 @@ class BackwardGradient(Gradient):
 
     def check(self, plan: Plan) -> None:
         """Raise if the backward solve cannot use the forward method."""
-        if self.method is None and plan.method.carries != "slopes":
+        method = plan.method if self.method is None else choose_method(self.method)
+        if method.needs or (self.method is None and method.carries != "slopes"):
             raise InputError(
-                f"gradient={type(self).__name__.lower()!r} solves backwards with the forward method, and {plan.method!r} cannot "
-                f"take an integral along. Name another one, {type(self).__name__}(method='tsit5'), or write "
+                f"gradient={type(self).__name__.lower()!r} solves backwards with {method!r}, which cannot take an "
+                f"integral along. Name another one, {type(self).__name__}(method='tsit5'), or write "
                 f"gradient='discrete'."
             )
 

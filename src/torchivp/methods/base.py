@@ -26,6 +26,7 @@ class Step(NamedTuple):
         weights: the interpolant ``[P, S]`` over ``k`` (see ``interpolation``), or over the longer ``k`` that
             ``Method.dense`` returns.
         error: estimated local error ``[1, D]``, or None for a method without one.
+        error_lower: a second estimate, of lower order (``Tableau.b_err_lower``); None for most methods.
         history: what the next step may start from.
         ready: whether ``history[0]`` already is the slope at the end of this step.
         solved: whether the equations of implicit stages were solved (of each row ``[B]`` of many); if not, a shorter step may do.
@@ -37,6 +38,7 @@ class Step(NamedTuple):
     error: Rows | None
     history: History
     ready: bool = False
+    error_lower: Rows | None = None
     solved: Any = True
 
 
@@ -48,11 +50,13 @@ class Method(ABC):
         error_order: exponent of the step-size controller, None where there is no error estimate (fixed steps only).
         weights_depend_on_times: the interpolant's weights follow the step sizes (multistep methods).
         carries: what ``Step.history`` holds. A solve goes on with the history of another one if both hold the same.
-        reversible: a step can be taken back, exactly but for rounding. Such a method carries a second state, and starts
+        reversible: a step can be taken back, exactly but for rounding. Such a method may carry a second state, and starts
             afresh where its history holds the slope alone (at the start, after a jump).
         by_rows: rows of a batch may take steps of their own sizes.
         uses_jacobian: it asks for the Jacobian of the field (``linalg``).
         k_are_slopes: the ``k`` of its steps are values of the field, and ``y1`` is their quadrature.
+        needs: the form that ``f`` must have, one of those in its ``forms`` (see ``partitioned``); empty: any function will do.
+        timeless_drift: it asks for the slope of ``q`` at one time only, for what does not depend on the time.
     """
 
     order: int
@@ -63,6 +67,8 @@ class Method(ABC):
     by_rows: bool = True
     uses_jacobian: bool = False
     k_are_slopes: bool = True
+    needs: str = ""
+    timeless_drift: bool = False
 
     @property
     def adaptive(self) -> bool:

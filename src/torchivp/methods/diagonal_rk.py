@@ -99,7 +99,7 @@ def take(start: StepStart, tableau: Tableau, smoothed: bool) -> Step:
         with torch.no_grad():
             error = solve(error) if smoothed else error
     history = ((span.t1, k[-1:]),) if tableau.fsal else ()
-    return Step(y1, k, rk.weights, error, history, tableau.fsal, found)
+    return Step(y1, k, rk.weights, error, history, tableau.fsal, solved=found)
 
 
 def take_split(start: StepStart, parts: tuple[Field, Field], tableau: Tableau, companion: Tableau) -> Step:
@@ -123,7 +123,7 @@ def take_split(start: StepStart, parts: tuple[Field, Field], tableau: Tableau, c
     field.evaluations += stiff.evaluations + other.evaluations
     k = by_first + by_second
     error = None if rk.b_err is None else error_estimate(y, rk.b_err, k, span)
-    return Step(combine(y, rk.b, k, span), k, rk.weights, error, (), False, found)
+    return Step(combine(y, rk.b, k, span), k, rk.weights, error, (), False, solved=found)
 
 
 def take_by_rows(start: StepStart, first: Tableau, second: Tableau, smoothed: bool, here: Tensor) -> Step:

@@ -42,18 +42,19 @@ class ExplicitRungeKutta(Method):
         k = stages.k
         y1 = stage if rk.fsal else combine(y, rk.b, k, span)
         error = None if rk.b_err is None else error_estimate(y, rk.b_err, k, span)
+        error_lower = None if rk.b_err_lower is None else error_estimate(y, rk.b_err_lower, k, span)
         history = ((span.t1, stages.kept(slope)),) if rk.fsal else ()
-        return Step(y1, k, rk.weights, error, history, ready=rk.fsal)
+        return Step(y1, k, rk.weights, error, history, rk.fsal, error_lower)
 
     def dense(self, field: Field, span: Span, y: Rows, step: Step) -> Step:
         rk = coefficients(self.tableau, y.dtype, y.device)
         if not rk.dense_a:
             return step
         k, history, ready = step.k, step.history, step.ready
-        for a, t in zip(rk.dense_a, field.times(span, rk.dense_from_end)):
+        for i, (a, t) in enumerate(zip(rk.dense_a, field.times(span, rk.dense_from_end))):
             slope = field(t, combine(y, a, k, span))
             k = torch.cat([k, slope])
-            if rk.hermite:  # the extra stage is the slope at the end: the next step need not ask for it again
+            if i == rk.end_slope:  # the next step need not ask for it again
                 history, ready = ((span.t1, slope.clone()),), True
         return step._replace(k=k, history=history, ready=ready)
 
@@ -69,17 +70,18 @@ def error_estimate(y: Rows, weights: Tensor, k: Tensor, span: Span) -> Rows:
 
 
 class _Coefficients(NamedTuple):
-    """A tableau as tensors of one dtype on one device."""
+    """A tableau as tensors of one dtype on one device; ``end_slope``: which extra stage is the slope at the end, if one is."""
 
     fsal: bool
     from_end: Tensor
     a: tuple[Tensor, ...]
     b: Tensor
     b_err: Tensor | None
+    b_err_lower: Tensor | None
     weights: Tensor
     dense_from_end: Tensor
     dense_a: tuple[Tensor, ...]
-    hermite: bool
+    end_slope: int | None
 
 
 @lru_cache(maxsize=256)
@@ -101,11 +103,17 @@ def coefficients(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> 
         a=tuple(row(a) for a in tableau.a[1:]),
         b=row(tableau.b),
         b_err=None if tableau.b_err is None else row(tableau.b_err),
+        b_err_lower=None if tableau.b_err_lower is None else row(tableau.b_err_lower),
         weights=interpolant_weights(dense, dtype, device),
         dense_from_end=from_end(dense.c),
         dense_a=tuple(row(a) for a in dense.a),
-        hermite=tableau.dense is None and not tableau.fsal,
+        end_slope=next((i for i, a in enumerate(dense.a) if same_weights(a, tableau.b)), None),
     )
+
+
+def same_weights(row: Row, b: Row) -> bool:
+    """Whether a stage with this row stands where ``b`` leads: at the end of the step."""
+    return row[: len(b)] == b and not any(row[len(b) :])
 
 
 def interpolant_weights(dense: DenseOutput, dtype: torch.dtype, device: torch.device) -> Tensor:

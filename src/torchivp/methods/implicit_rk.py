@@ -63,7 +63,7 @@ class ImplicitRungeKutta(Method):
                 smooth = linear.shifted(self.smoothing * span.sizes(y))
                 error = smooth.solve(error_estimate(y, rk.b_err, k, span))
         history = ((span.t1, k[-1:]),) if self.tableau.fsal else ()
-        return Step(combine(y, rk.b, k, span), k, rk.weights, error, history, self.tableau.fsal, solved)
+        return Step(combine(y, rk.b, k, span), k, rk.weights, error, history, self.tableau.fsal, solved=solved)
 
 
 class Stages(NamedTuple):

@@ -2,7 +2,7 @@
 
 A method has order p when ``sum_s b[s] * Phi_s(tree) == 1 / gamma(tree)`` for every rooted tree of at most p nodes. An
 interpolant has order q when ``sum_s w_s(theta) * Phi_s(tree) == theta**r / gamma(tree)`` for every tree of r <= q
-nodes, as polynomials in theta. Fractions give exact residuals, floats give them up to rounding.
+nodes, as polynomials in theta. Fractions give exact residuals, decimals and floats give them up to rounding.
 
 A tree is the sorted tuple of the subtrees at its root: ``()`` is the single node, ``((), ())`` a root with two leaves.
 
@@ -13,14 +13,15 @@ doi:10.1007/978-3-540-78862-1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import cache
 from math import prod
 from typing import Any
 
-from .tableau import DenseOutput, Number, Row, Tableau
+from .tableau import DenseOutput, Tableau
 
 Tree = tuple[Any, ...]  # of trees; run-time type checkers cannot follow an alias that names itself
+Number = Any  # a fraction, a decimal, a float: all numbers of a tableau of one kind, and whole ones
+Row = Sequence[Number]
 
 
 @cache
@@ -68,7 +69,7 @@ def residuals(a: Sequence[Row], weights: Row, order: int) -> list[float]:
     Args:
         a: rows of the tableau, zeros at their ends left out.
         weights: one weight for each stage.
-        order: up to which the trees are tried; there are 486 trees up to order 9.
+        order: up to which the trees are tried; there are 486 trees up to order 9. High orders take decimals: fractions grow.
 
     Returns:
         ``order`` numbers; the method is of order p when the first p of them vanish.
@@ -79,8 +80,9 @@ def residuals(a: Sequence[Row], weights: Row, order: int) -> list[float]:
     """
     worst = [0.0] * order
     for tree, phi in elementary_weights(a, order).items():
-        error = _dot(weights, phi) - Fraction(1, density(tree))
-        worst[size(tree) - 1] = max(worst[size(tree) - 1], abs(float(error)))
+        gamma = density(tree)
+        error = _dot(weights, phi) * gamma - 1
+        worst[size(tree) - 1] = max(worst[size(tree) - 1], abs(float(error)) / gamma)
     return worst
 
 
@@ -114,13 +116,12 @@ def dense_residuals(tableau: Tableau, dense: DenseOutput, order: int) -> list[fl
     a = (*tableau.a, *dense.a)
     worst = [0.0] * order
     for tree, phi in elementary_weights(a, order).items():
-        nodes = size(tree)
+        nodes, gamma = size(tree), density(tree)
         for power, weights in enumerate(dense.weights, start=1):
-            wanted = Fraction(1, density(tree)) if power == nodes else 0
-            error = _dot(weights, phi) - wanted
-            worst[nodes - 1] = max(worst[nodes - 1], abs(float(error)))
+            error = _dot(weights, phi) * gamma - int(power == nodes)
+            worst[nodes - 1] = max(worst[nodes - 1], abs(float(error)) / gamma)
         if nodes > len(dense.weights):  # the power theta**nodes is missing altogether
-            worst[nodes - 1] = max(worst[nodes - 1], 1 / density(tree))
+            worst[nodes - 1] = max(worst[nodes - 1], 1 / gamma)
     return worst
 
 

@@ -81,7 +81,8 @@ class Reversible(Method):
         z1 = combine(z, c.b, slopes_back(c, field, span, y1), span)
         k = torch.cat((span.rate(gap), forth.k))
         (end,) = field.times(span, c.end)
-        return Step(y1, k, c.weights, forth.error, ((span.t1, field(end, z1).clone()), (span.t1, z1)))
+        history = ((span.t1, field(end, z1).clone()), (span.t1, z1))
+        return Step(y1, k, c.weights, forth.error, history, error_lower=forth.error_lower)
 
     def dense(self, field: Field, span: Span, y: Rows, step: Step) -> Step:
         """The base method's extra stages, which start from z as its others do."""

@@ -23,6 +23,7 @@ from .erk import (
     RK4,
     AdaptiveHeun,
     Bosh3,
+    Dop853,
     Dopri5,
     Dopri8,
     Euler,
@@ -33,7 +34,12 @@ from .erk import (
     Ralston,
     RK4Classic,
     Tsit5,
+    Vern6,
+    Vern7,
+    Vern8,
+    Vern9,
 )
+from .geometric import RKN4, Leapfrog, McLachlan4, Yoshida4, Yoshida6
 from .irk import Gauss4, Gauss6, Radau3, Radau5
 from .reversible_heun import ReversibleHeun
 from .rosenbrock import Rodas4, Rodas5P, Rosenbrock23
@@ -52,6 +58,11 @@ METHODS: dict[str, type[Method]] = {
     "dopri5": Dopri5,
     "tsit5": Tsit5,
     "dopri8": Dopri8,
+    "dop853": Dop853,
+    "vern6": Vern6,
+    "vern7": Vern7,
+    "vern8": Vern8,
+    "vern9": Vern9,
     "explicit_adams": ExplicitAdams,
     "implicit_adams": ImplicitAdams,
     "reversible_heun": ReversibleHeun,
@@ -76,7 +87,18 @@ METHODS: dict[str, type[Method]] = {
     "rodas5p": Rodas5P,
 }
 
+"""For any ``f``."""
+
+GEOMETRIC_METHODS: dict[str, type[Method]] = {
+    "leapfrog": Leapfrog,
+    "yoshida4": Yoshida4,
+    "yoshida6": Yoshida6,
+    "mclachlan4": McLachlan4,
+    "rkn4": RKN4,
+}
+"""For systems in two parts: ``SecondOrder``, ``Partitioned``, ``Hamiltonian``."""
+
 
 def choose_method(method: str | Method | type[Method]) -> Method:
     """A method from its name, its class, or itself."""
-    return choose("method", method, Method, METHODS)
+    return choose("method", method, Method, {**METHODS, **GEOMETRIC_METHODS})

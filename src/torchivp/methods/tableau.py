@@ -5,6 +5,7 @@ The dataclasses compare and hash by identity, so that a tableau is a cheap key o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -44,8 +45,10 @@ class Tableau:
             diagonally implicit one, up to s in a fully implicit one.
         b: s weights of the propagated solution.
         b_err: s weights of the error estimate, ``b - b_hat``; None for a method without one.
+        b_err_lower: s weights of a second estimate, of lower order; the sizes of the two are combined (``estimates.combined``)
+            into one error of an order that ``b`` has but ``b - b_err`` has not.
         error_order: the exponent the step-size controller divides by (``ratio ** (-1 / error_order)``);
-            one more than the order of the lower of the two solutions.
+            one more than the order of the lower of the two solutions, or that of the combined error.
         embedded_order: order of ``b_hat = b - b_err``; None without an error estimate.
         dense: the interpolant; None means cubic Hermite (see ``hermite``).
     """
@@ -58,6 +61,7 @@ class Tableau:
     error_order: int | None = None
     embedded_order: int | None = None
     dense: DenseOutput | None = None
+    b_err_lower: Row | None = None
 
     @property
     def stages(self) -> int:
@@ -68,6 +72,16 @@ class Tableau:
         """First same as last: the last stage is the slope at the end of the step (of implicit ones: stiffly accurate)."""
         last = (*self.a[-1], *(0,) * (self.stages - len(self.a[-1])))
         return self.stages > 1 and self.c[-1] == 1 and last == tuple(self.b)
+
+
+def numbers(text: str) -> Row:
+    """Exact numbers from their digits: ``"1/3 0 0.25"``. A fraction may go over the end of a line."""
+    return tuple(Fraction(x) for x in re.sub(r"\s*/\s*", "/", text).split())
+
+
+def rows(text: str) -> tuple[Row, ...]:
+    """Rows of exact numbers, with an empty line between one and the next."""
+    return tuple(numbers(paragraph) for paragraph in text.strip().split("\n\n"))
 
 
 def c1_weights(b: Row, end: int, bumps: Sequence[Row] = ()) -> tuple[Row, ...]:

@@ -156,7 +156,7 @@ class ODEBlock(nn.Module):
     def _solve(self, x: PyTree, t: Any, save: str = "t") -> Solution:
         if self.time_channel:
             check_has_channels(x)
-        field = CountedField(self._field, self._count)
+        field = CountedField(self._field, self._count, self.func)
         try:
             solution = solve(
                 field, x, t,
@@ -249,16 +249,28 @@ class CountedField:
     """The field of one solve: what is asked while the solve runs is forward, what is asked later, backward.
 
     An object for each solve, not an attribute of the module, whose numbers ``torch.compile`` takes for constants.
+
+    Args:
+        func: of the block; in two parts (``partitioned``), if geometric methods are to solve it.
     """
 
-    def __init__(self, f: Callable[[Tensor, PyTree], PyTree], count: dict[str, int]):
+    def __init__(self, f: Callable[[Tensor, PyTree], PyTree], count: dict[str, int], func: Any):
         self.f = f
         self.count = count
+        self.func = func
+        self.forms = getattr(func, "forms", ())
         self.phase = "forward"
 
     def __call__(self, t: Tensor, x: PyTree) -> PyTree:
         self.count[self.phase] += 1
         return self.f(t, x)
+
+    def drift(self, t: Tensor, x: PyTree) -> PyTree:
+        return self.func.drift(t, x)
+
+    def kick(self, t: Tensor, x: PyTree) -> PyTree:
+        self.count[self.phase] += 1
+        return self.func.kick(t, x)
 
     @property
     def uncounted(self) -> Callable[[Tensor, PyTree], PyTree]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._types import PyTree
+from .._types import PyTree, Rows, VectorField
 from ..errors import InputError, OutputError
 from ..field import Field
 from ..plan import Plan
@@ -53,9 +53,9 @@ class Fewer(Field):
         super().__init__(whole.f, layout, direction, args, whole.broadcast)
         self.draws, self.jacobian, self.counts = whole.draws, whole.jacobian, whole.counts
 
-    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+    def slope(self, f: VectorField, t: Tensor, y: Rows) -> Rows:
         try:
-            return super().__call__(t, y)
+            return super().slope(f, t, y)
         except (RuntimeError, IndexError, OutputError) as error:
             raise InputError(f"{_CLOSURE.format(n=self.layout.rows)} (It said: {error})") from error
 

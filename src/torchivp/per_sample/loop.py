@@ -269,7 +269,7 @@ def error_ratio(problem: RowsProblem, plan: Plan, state: RowsState, step: Step) 
     if step.error is None or not plan.controller.adaptive:
         ratio = torch.where(finite_rows(step.y1, len(state.t)), 0.0, torch.nan).to(torch.float64)
     else:
-        ratio = problem.tolerance.ratio(step.error, state.y, step.y1)  # type: ignore[assignment]
+        ratio = problem.tolerance.ratio(step.error, state.y, step.y1, step.error_lower)  # type: ignore[assignment]
     return torch.where(step.solved, ratio, math.inf) if isinstance(step.solved, Tensor) else ratio
 
 

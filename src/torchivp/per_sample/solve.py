@@ -14,6 +14,7 @@ from ..controllers import Controller
 from ..errors import InputError
 from ..methods import Method
 from ..names import named
+from ..partitioned import check_form
 from ..plan import Plan, choose_controller
 from ..problem import listed
 from ..runners import COMPACT_RUNNERS, ROW_RUNNERS
@@ -80,6 +81,7 @@ def make_plan(
         jumps=both_ways(jumps, problem),
         grid=grid_of(chosen, problem),
     )
+    check_form(problem, limits, method.needs, method.timeless_drift, repr(method))
     return Plan(
         method=method,
         controller=chosen,

@@ -31,11 +31,10 @@ class RowTolerance(Tolerance):
     name: str = "rms"
     couple: bool = False
 
-    def ratio(self, error: Rows, y0: Rows, y1: Rows) -> Tensor:  # type: ignore[override]
+    def ratio(self, error: Rows, y0: Rows, y1: Rows, lower: Rows | None = None) -> Tensor:  # type: ignore[override]
         """Error over tolerance of every row ``[B]``; nan where ``y1`` overflowed. Stays on the device."""
         error, y0, y1 = error.detach(), y0.detach(), y1.detach()  # forward mode reaches into no_grad
-        error = torch.add(error, y1, alpha=0)  # inf * 0 is nan: an infinite y1 would hide behind its own scale
-        return self.norm(error / self.scale(y0, y1)).to(torch.float64)
+        return self._ratio(error, y0, y1, lower).to(torch.float64)
 
 
 def of_rows(rows: int, couple: bool, norm: object = "rms") -> RowNorm:

@@ -28,7 +28,7 @@ def kind_of(k: int, captured: bool = True) -> Kind:
         program: Program = pure.programs[key]
         return program
 
-    return Kind("cuda_graph", program_for)
+    return Kind("cuda_graph", program_for, fuses=False)
 
 
 _KIND = kind_of(_ATTEMPTS)

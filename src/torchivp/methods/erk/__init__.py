@@ -2,6 +2,7 @@
 
 from .adaptive_heun import AdaptiveHeun
 from .bosh3 import Bosh3
+from .dop853 import Dop853
 from .dopri5 import Dopri5
 from .dopri8 import Dopri8
 from .euler import Euler
@@ -13,10 +14,15 @@ from .ralston import Ralston
 from .rk4 import RK4
 from .rk4_classic import RK4Classic
 from .tsit5 import Tsit5
+from .vern6 import Vern6
+from .vern7 import Vern7
+from .vern8 import Vern8
+from .vern9 import Vern9
 
 __all__ = [
     "AdaptiveHeun",
     "Bosh3",
+    "Dop853",
     "Dopri5",
     "Dopri8",
     "Euler",
@@ -28,4 +34,8 @@ __all__ = [
     "RK4Classic",
     "Ralston",
     "Tsit5",
+    "Vern6",
+    "Vern7",
+    "Vern8",
+    "Vern9",
 ]

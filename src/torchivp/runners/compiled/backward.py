@@ -128,7 +128,7 @@ def step_back(
 
     def again(ys: State, ks: State, some: State) -> tuple[State, State, list[State]]:
         all_held = exchanged(held, wanted, some)
-        found, y1 = stages(form, pure, fixed, all_held, t1, h, ys, ks)
+        found, y1 = stages(form, pure, fixed, all_held, t1, h, ys, ks, rests=form.by_rows)
         k1 = found[len(form.tableau.b) - 1] if form.tableau.fsal else slopes(form, pure, fixed, all_held, t1, y1)
         return tuple(y1), tuple(k1), [tuple(k) for k in found]
 

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from ...errors import GradientError
 from ...problem import Problem
-from ...state import Layout
 from .backward import Adjoint, Backward, Given, make_backward
+from .columns import Leaves
 from .compile import compiled
 from .march import Loop, Part, Written, count, evaluations_of, written
 from .outputs import Found, at
 from .program import Record
-from .setup import leaves_of, rows_of
 
 
 class Outcome:
@@ -46,8 +45,8 @@ class Outcome:
 
     def backward(self, at_values: Tensor, at_end: Tensor, held: Sequence[Tensor]) -> list[Tensor]:
         """Derivatives by ``y0`` and the wanted tensors, from those by values and end."""
-        layout = self.problem.layout
-        ys = leaves_of(layout, at_end)
+        leaves = self.loop.leaves
+        ys = leaves.of(at_end)
         adjoint = Adjoint(
             ys, tuple(torch.zeros_like(y) for y in ys), tuple(torch.zeros_like(held[i]) for i in self.wanted)
         )
@@ -57,7 +56,7 @@ class Outcome:
             self.counters["replayed"] += taken
             count(self.problem, taken)
             adjoint = self.through(part, found, cotangent, adjoint, held)
-        return [rows_of(layout, adjoint.ys).reshape(1, -1), *adjoint.held]
+        return [leaves.rows(adjoint.ys).reshape(1, -1), *adjoint.held]
 
     def through(
         self, part: Part, found: Found | None, cotangent: Tensor, behind: Adjoint, held: Sequence[Tensor]
@@ -65,12 +64,12 @@ class Outcome:
         """From behind one call of the loop to before it."""
         given = None
         if found is not None and len(found.t):
-            new = written(self.problem.layout, part)
+            new = written(self.loop.leaves, part)
             at_y0, at_y1, at_k = by_steps(new, found, self.weights, cotangent)
             at_y0[1:] += at_y1[:-1]
-            last = leaves_of(self.problem.layout, at_y1[-1])
+            last = self.loop.leaves.of(at_y1[-1])
             behind = behind._replace(ys=tuple(a + b for a, b in zip(behind.ys, last)))
-            given = filled(self.problem.layout, part.record, at_y0, at_k)
+            given = filled(self.loop.leaves, part.record, at_y0, at_k)
         way = torch.tensor([part.steps, part.restarts])
         return self.program()(way, behind, given, part.record, part.fixed, held)
 
@@ -111,13 +110,13 @@ def by_steps(new: Written, found: Found, weights: Tensor, cotangent: Tensor) -> 
     return at_y0, at_y1, at_k
 
 
-def filled(layout: Layout, record: Record, at_y0: Tensor, at_k: Tensor) -> Given:
+def filled(leaves: Leaves, record: Record, at_y0: Tensor, at_k: Tensor) -> Given:
     """Derivatives by rows in the form of the record; zero in the slots that were not used."""
 
-    def spread(like: Sequence[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
+    def spread(like: Sequence[Tensor], rows: Tensor, lead: int) -> tuple[Tensor, ...]:
         out = tuple(torch.zeros_like(x) for x in like)
-        for x, part in zip(out, rows.split(layout.widths, dim=-1)):
-            x[: len(rows)] = part.reshape(len(rows), *x.shape[1:])
+        for x, part in zip(out, leaves.of(rows, lead)):
+            x[: len(rows)] = part
         return out
 
-    return Given(spread(record.ys, at_y0), spread(record.ks, at_k))
+    return Given(spread(record.ys, at_y0, 1), spread(record.ks, at_k, 2))

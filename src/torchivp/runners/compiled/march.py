@@ -13,11 +13,11 @@ from ...errors import NotCompilable
 from ...per_sample.loop import RUNNING
 from ...plan import Plan
 from ...problem import Problem
-from ...state import Layout
+from .columns import Leaves
 from .compile import compiled, not_compiled
 from .program import Program, Record, make_program, new_record
 from .pure import Pure, Seen, tracer_of, uncounted
-from .setup import form_of, rows_of, slots_for
+from .setup import form_of, slots_for
 from .step import Carry, Fixed, Form
 
 _FIRST, _SECONDS = 2_000, 0.25  # attempts in the first call; how long the others should take
@@ -25,10 +25,12 @@ _LEAST = 8  # attempts in any call: two evaluations more, of which only the firs
 
 
 class Kind(NamedTuple):
-    """How a loop runs: name of the runner, and what makes its program (the same one for the same form and ``f``)."""
+    """How a loop runs: name of the runner, what makes its program (the same one for the same form and ``f``), and whether it
+    fuses many operations into one pass."""
 
     name: str
     program_for: Callable[[Form, Pure], Program]
+    fuses: bool = True
 
 
 class Written(NamedTuple):
@@ -73,14 +75,16 @@ class Loop:
         looks_inside: and what their interpolants need.
 
     Attributes:
-        seen: ``f`` as a pure function, with the tensors it holds.
+        seen: ``f`` as a pure function, with the tensors it holds; ``leaves``: the tensors of the state it takes.
     """
 
     def __init__(self, problem: Problem, plan: Plan, kind: Kind, *, writes: bool, slopes: int, looks_inside: bool):
         self.problem, self.kind = problem, kind
         slots = slots_for(problem, plan, slopes) if writes else 0
-        self.form = form_of(problem, plan, slots=slots, slopes=slopes, looks_inside=looks_inside)
-        self.seen = look_at(problem, kind.name)
+        seen = look_at(problem, kind.name)
+        self.seen = seen._replace(pure=seen.pure.in_columns) if kind.fuses else seen
+        self.leaves = Leaves(problem.layout, self.seen.pure.columns)
+        self.form = form_of(problem, plan, self.leaves, slots=slots, slopes=slopes, looks_inside=looks_inside)
         self.program = kind.program_for(self.form, self.seen.pure)
         self.attempts = _FIRST
 
@@ -168,13 +172,13 @@ def evaluations_of(form: Form) -> int:
     return len(form.tableau.a) - 1 + extra + (not form.tableau.fsal)
 
 
-def written(layout: Layout, call: Part) -> Written:
+def written(leaves: Leaves, call: Part) -> Written:
     """What a call wrote down, rows by rows."""
-    n, rows, at = call.steps, layout.rows, call.end
+    n, rows, at = call.steps, leaves.layout.rows, call.end
     part = call.record.first(n)
-    y0 = rows_of(layout, part.ys, 1)
-    y1 = torch.cat([y0[1:], rows_of(layout, at.ys).unsqueeze(0)])[:n]
+    y0 = leaves.rows(part.ys, 1)
+    y1 = torch.cat([y0[1:], leaves.rows(at.ys).unsqueeze(0)])[:n]
     return Written(
         part.accepted.reshape(n, rows), part.tries, part.t.reshape(n, rows), part.t1.reshape(n, rows), y0, y1,
-        rows_of(layout, part.ks, 2) if part.ks else y0.unsqueeze(1)[:, :0],
+        leaves.rows(part.ks, 2) if part.ks else y0.unsqueeze(1)[:, :0],
     )  # fmt: skip

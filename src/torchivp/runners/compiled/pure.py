@@ -18,32 +18,11 @@ from ..._types import PyTree
 from ...errors import NotCompilable
 from ...randomness import RandomState
 from ...state import flatten
+from .columns import taken_apart
+from .places import Place
 from .products import as_sums
 
 Codes = dict[Any, int]
-
-
-class Place(NamedTuple):
-    """Where an argument or a result of the traced graph comes from.
-
-    Attributes:
-        kind: ``t``, ``y`` (number ``i`` of the state's tensors), ``size`` (axis ``axis`` of it), ``held`` (number ``i`` of the
-            tensors that ``f`` closes over or gets as args), ``out`` (number ``i`` of what the graph computes), or ``number``
-            (``i`` itself: a whole number that ``f`` closes over).
-    """
-
-    kind: str
-    i: int = 0
-    axis: int = 0
-
-    def pick(self, t: Tensor, ys: Sequence[Tensor], held: Sequence[Tensor], out: Sequence[Tensor] = ()) -> Any:
-        if self.kind == "t":
-            return t
-        if self.kind == "number":
-            return self.i
-        if self.kind == "size":
-            return ys[self.i].shape[self.axis]
-        return {"y": ys, "held": held, "out": out}[self.kind][self.i]
 
 
 class Pure:
@@ -55,18 +34,33 @@ class Pure:
         name: of ``f``.
         codes: numbers of the codes of its programs, shared by all that one tracer saw: torch then knows for the programs of one
             what changed in those of another (a batch size).
+        shapes: of the state's tensors.
 
     Attributes:
         programs: compiled, by form.
+        in_columns: the same for a state in ``columns`` (see ``Leaves``).
     """
 
     def __init__(
-        self, graph: fx.GraphModule, arguments: tuple[Place, ...], results: tuple[Place, ...], name: str, codes: Codes
+        self,
+        graph: fx.GraphModule,
+        arguments: tuple[Place, ...],
+        results: tuple[Place, ...],
+        name: str,
+        codes: Codes,
+        shapes: Sequence[torch.Size],
     ):
         self.graph, self.written = as_sums(graph), graph
         self.arguments, self.results = arguments, results
         self.name, self.codes = name, codes
         self.programs: dict[Any, Any] = {}
+        self.columns = (0,) * len(shapes)
+        apart = taken_apart(self.graph, arguments, results, shapes)
+        self.in_columns = self
+        if apart is not None:
+            self.in_columns = copy.copy(self)
+            self.in_columns.graph, self.in_columns.arguments, self.in_columns.results, self.in_columns.columns = apart
+            self.in_columns.programs = {}
 
     def __call__(self, t: Tensor, ys: Sequence[Tensor], held: Sequence[Tensor]) -> tuple[Tensor, ...]:
         out = self.graph(*[place.pick(t, ys, held) for place in self.arguments])
@@ -168,7 +162,7 @@ class Tracer:
         self.last = (-1, (), ())  # holds no tensors of the user's
         key = (part.text, arguments, part.results)
         if key not in self.known:
-            self.known[key] = Pure(part.graph, arguments, part.results, self.name, self.codes)
+            self.known[key] = Pure(part.graph, arguments, part.results, self.name, self.codes, [y.shape for y in ys])
         return Seen(self.known[key], held, slopes)
 
     def _argument(self, number: int, n: int, x: Any, t: Tensor, ys: list[Tensor], held: list[Tensor]) -> Place:

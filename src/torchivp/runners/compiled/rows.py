@@ -27,7 +27,7 @@ from ..rows import caught, finished, first_outputs, keep
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, refuse_lost_gradient, written
 from .outputs import Found, ends_of, values_at
-from .setup import carry_of, check, fixed_of, rows_of, weights_of
+from .setup import carry_of, check, fixed_of, weights_of
 from .step import ALL, SUCCESS, Carry
 
 
@@ -157,8 +157,8 @@ def march(loop: Loop, problem: RowsProblem, plan: Plan, state: CompiledState) ->
         if state.slope is None:
             span = limits.cut(state.t, torch.where(state.running, state.dt, 0.0), state.frozen)
             state.slope = problem.field.start_slope(span, state.y)
-        fixed = fixed_of(problem, plan, end, limits._first(state.t), limits._last(end))
-        carry = carry_of(problem, plan, state, state.slope, state.tries)
+        fixed = fixed_of(problem, plan, loop.leaves, end, limits._first(state.t), limits._last(end))
+        carry = carry_of(problem, plan, loop.leaves, state, state.slope, state.tries)
         yield from loop.march(carry, fixed)
         state.slope = None
         state.running = (state.code == SUCCESS) & (state.t < limits.end)
@@ -205,7 +205,7 @@ class AtOnce:
         self.looks_inside, self.for_gradient = inside, for_gradient
         self.slopes = ALL if inside else int(for_gradient)
         self.weights = weights_of(problem, plan)
-        self.loop: Loop | None = None
+        self.loop: Any = None
         self.parts: list[Part] = []
         self.found: list[Found | None] = []
 
@@ -215,7 +215,7 @@ class AtOnce:
     def take(self, part: Part) -> None:
         found = None
         if self.wanted and part.steps and not isinstance(self.plan.save, RowEnds):
-            new, counts = written(self.problem.layout, part), self.trajectory.counts
+            new, counts = written(self.loop.leaves, part), self.trajectory.counts
             found = ends_of(new) if self.times is None else values_at(new, self.times, self.weights)
             columns = found.columns + (counts[found.rows] if self.times is None else 1)
             self.trajectory.outputs.append(Values(found.values, found.rows, columns, found.t))
@@ -227,7 +227,7 @@ class AtOnce:
     def read_back(self, at: Carry) -> None:
         state, layout = self.state, self.problem.layout
         read_back(self.problem, state, at)
-        state.t, state.y = at.t.reshape(layout.rows), rows_of(layout, at.ys).reshape(1, -1)
+        state.t, state.y = at.t.reshape(layout.rows), self.loop.leaves.rows(at.ys).reshape(1, -1)
         state.accepted = at.accepted.reshape(layout.rows).to(torch.int64)
         self.trajectory.end_time = state.t
 
@@ -247,7 +247,7 @@ class StepByStep:
         self.detector = RowDetector(events, problem, self.out.state) if events else None
 
     def take(self, part: Part) -> None:
-        problem, plan, state, new = self.problem, self.plan, self.out.state, written(self.problem.layout, part)
+        problem, plan, state, new = self.problem, self.plan, self.out.state, written(self.loop.leaves, part)
         tableau = plan.method.tableau  # type: ignore[attr-defined]
         weights = weights_of(problem, plan)
         if part.restarts:

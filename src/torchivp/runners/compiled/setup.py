@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from ...problem import Problem
 from ...state import Layout
 from ...tolerance import max_norm, rms_norm
 from ...transforms import recorded
+from .columns import Leaves
 from .step import Carry, Fixed, Form
 
 _UNROLL, _TINY = 2, 64  # in states of so few numbers the turns of a loop cost more than the steps
@@ -64,7 +64,7 @@ def norm_of(problem: Problem) -> str | None:
     return names.get(problem.tolerance.norm)
 
 
-def form_of(problem: Problem, plan: Plan, *, slots: int, slopes: int, looks_inside: bool) -> Form:
+def form_of(problem: Problem, plan: Plan, leaves: Leaves, *, slots: int, slopes: int, looks_inside: bool) -> Form:
     layout = problem.layout
     tableau = plan.method.tableau  # type: ignore[attr-defined]
     by_rows = isinstance(problem, RowsProblem)
@@ -74,7 +74,7 @@ def form_of(problem: Problem, plan: Plan, *, slots: int, slopes: int, looks_insi
         if plan.controller.adaptive
         else type(plan.controller)(),  # the grid is among the landings
         error_order=plan.method.error_order or plan.method.order,
-        dtypes=tuple(layout.dtypes),
+        dtypes=leaves.each(layout.dtypes),
         time_dtype=layout.real_dtype,
         by_rows=by_rows,
         couple=isinstance(problem.tolerance, RowTolerance) and problem.tolerance.couple,
@@ -100,19 +100,7 @@ def slots_for(problem: Problem, plan: Plan, slopes: int) -> int:
     return max(8, min(_SLOTS, _NUMBERS // max(1, each)))
 
 
-def leaves_of(layout: Layout, row: Rows) -> tuple[Tensor, ...]:
-    """The tensors of a state in working precision, in the user's shapes, from a row of numbers."""
-    parts = row.detach().reshape(layout.rows, layout.width).split(layout.widths, dim=1)
-    return tuple(part.reshape(shape).contiguous() for part, shape in zip(parts, layout.shapes))
-
-
-def rows_of(layout: Layout, leaves: Sequence[Tensor], lead: int = 0) -> Tensor:
-    """``[*lead, B, D]`` from tensors ``[*lead, *batch, ...]``."""
-    parts = [x.reshape(*x.shape[:lead], layout.rows, width).to(layout.dtype) for x, width in zip(leaves, layout.widths)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-
-
-def fixed_of(problem: Problem, plan: Plan, end: Tensor, first: Any, last: Any) -> Fixed:
+def fixed_of(problem: Problem, plan: Plan, leaves: Leaves, end: Tensor, first: Any, last: Any) -> Fixed:
     """
     Args:
         end: where this part of the solve ends, ``[B]``.
@@ -122,7 +110,7 @@ def fixed_of(problem: Problem, plan: Plan, end: Tensor, first: Any, last: Any) -
 
     def tolerance(x: Any) -> tuple[Tensor, ...]:
         x = torch.as_tensor(x, dtype=torch.empty((), dtype=layout.dtype).real.dtype, device=layout.device)
-        return leaves_of(layout, x) if x.numel() == layout.size and x.dim() == 2 else (x,) * len(layout.shapes)
+        return leaves.of(x) if x.numel() == layout.size and x.dim() == 2 else leaves.each([x] * len(layout.shapes))
 
     landings = end.to(layout.device).reshape(layout.rows, 1)
     stops = limits.stops
@@ -154,7 +142,7 @@ def numbers_of_rows(layout: Layout, *numbers: Any) -> Tensor:
     return torch.stack(lines).reshape(-1, *layout.batch)
 
 
-def carry_of(problem: Problem, plan: Plan, state: Any, slope: Rows | None, tries: int = 0) -> Carry:
+def carry_of(problem: Problem, plan: Plan, leaves: Leaves, state: Any, slope: Rows | None, tries: int = 0) -> Carry:
     """Where the loop starts from: a ``LoopState`` or ``RowsState`` before its first step, or between two.
 
     Args:
@@ -166,6 +154,6 @@ def carry_of(problem: Problem, plan: Plan, state: Any, slope: Rows | None, tries
     memory = (*state.memory, 1.0, 1.0)[:2] if remembers else ()
     code = getattr(state, "code", RUNNING)
     rows = numbers_of_rows(layout, state.t, state.dt, code, state.attempted, state.accepted, *memory)
-    ys = leaves_of(layout, state.y)
-    ks = tuple(torch.zeros_like(y) for y in ys) if slope is None else leaves_of(layout, slope)
+    ys = leaves.of(state.y)
+    ks = tuple(torch.zeros_like(y) for y in ys) if slope is None else leaves.of(slope)
     return Carry(torch.tensor([1, tries, 0, 0, slope is None], device=layout.device), rows, ys, ks)

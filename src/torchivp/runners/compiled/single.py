@@ -24,10 +24,11 @@ from ...solution import Status
 from ...span import OneSpan
 from ...trajectory import Start, Tape
 from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_started, watch_for_events
+from .columns import Leaves
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, Written, refuse_lost_gradient, written
 from .outputs import Found, ends_of, polynomials, values_at
-from .setup import carry_of, check, fixed_of, rows_of, weights_of
+from .setup import carry_of, check, fixed_of, weights_of
 from .step import ALL, Carry
 
 
@@ -119,7 +120,7 @@ def follow(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, 
             writer.take(part)
             if state.status is Status.EVENT:
                 return
-            read_back(problem, plan, state, part.end)
+            read_back(problem, plan, loop.leaves, state, part.end)
             trajectory.end, trajectory.end_time = state.y, state.t
             yield part
 
@@ -136,17 +137,17 @@ def march(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Iterato
         ahead = bisect_right(bounds, state.t)
         end = min([*bounds[ahead : ahead + 1], limits.end])
         at_end = torch.tensor([end], dtype=torch.float64)
-        fixed = fixed_of(problem, plan, at_end, limits._first(state.t), limits._last(end))
+        fixed = fixed_of(problem, plan, loop.leaves, at_end, limits._first(state.t), limits._last(end))
         asks = int(state.slope is None) + int(math.isnan(state.dt))
-        for part in loop.march(carry_of(problem, plan, state, state.slope), fixed, restarts, asks):
+        for part in loop.march(carry_of(problem, plan, loop.leaves, state, state.slope), fixed, restarts, asks):
             yield part
-            state.slope = rows_of(problem.layout, part.end.ks).reshape(1, -1)
+            state.slope = loop.leaves.rows(part.end.ks).reshape(1, -1)
         restarts = limits.is_jump(state.t)
         if restarts:
             state.slope, state.history, state.ready = None, (), False
 
 
-def read_back(problem: Problem, plan: Plan, state: LoopState, at: Carry) -> None:
+def read_back(problem: Problem, plan: Plan, leaves: Leaves, state: LoopState, at: Carry) -> None:
     """The state as the eager runner would have it."""
     t, dt, code, attempted, accepted, *memory = at.rows.flatten().tolist()
     status = CODES[int(code)]
@@ -158,8 +159,8 @@ def read_back(problem: Problem, plan: Plan, state: LoopState, at: Carry) -> None
     state.t, state.dt, state.attempted, state.accepted = t, dt, int(attempted), int(accepted)
     state.rejected = state.attempted - state.accepted
     state.memory = tuple(memory[: min(2, state.accepted)])
-    state.y = rows_of(problem.layout, at.ys).reshape(1, -1)
-    slope = rows_of(problem.layout, at.ks).reshape(1, -1)
+    state.y = leaves.rows(at.ys).reshape(1, -1)
+    slope = leaves.rows(at.ks).reshape(1, -1)
     if plan.method.tableau.fsal and state.accepted:  # type: ignore[attr-defined]
         state.history, state.ready = ((state.t, slope),), True
     if failed:
@@ -195,7 +196,7 @@ class AtOnce:
         self.slopes = ALL if self.looks_inside else int(for_gradient)
         self.for_gradient = for_gradient
         self.weights = weights_of(problem, plan)
-        self.loop: Loop | None = None
+        self.loop: Any = None
         self.parts: list[Part] = []
         self.found: list[Found | None] = []
         self.pieces: list[StepPolynomials] = []
@@ -206,7 +207,7 @@ class AtOnce:
     def take(self, part: Part) -> None:
         found = None
         if self.reads and part.steps:
-            found = self.look(written(self.layout, part))
+            found = self.look(written(self.loop.leaves, part))
         self.found.append(found)
         if self.for_gradient:
             self.parts.append(part)
@@ -247,7 +248,7 @@ class StepByStep:
         self.detector = watch_for_events(self.problem, self.plan, self.out.state)
 
     def take(self, part: Part) -> None:
-        state, plan, new = self.out.state, self.plan, written(self.problem.layout, part)
+        state, plan, new = self.out.state, self.plan, written(self.loop.leaves, part)
         tableau = plan.method.tableau  # type: ignore[attr-defined]
         weights = weights_of(self.problem, plan)
         stages, fsal = len(tableau.b), tableau.fsal

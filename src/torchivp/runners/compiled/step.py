@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...controllers import Controller
 from ...controllers.limits import _STRETCH
+from ...estimates import combined
 from ...methods.tableau import Number, Tableau, hermite
 from ...per_sample.loop import CODES, RUNNING
 from ...solution import Status
@@ -219,16 +220,20 @@ def slopes(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: Sta
 
 
 def stages(
-    form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, h: Tensor, ys: State, ks: State
+    form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, h: Tensor, ys: State, ks: State, rests: bool = False
 ) -> tuple[list[State], State]:
-    """The slopes of a step that ends at ``t1``, stage by stage, and its end."""
+    """The slopes of a step that ends at ``t1``, stage by stage, and its end.
+
+    Args:
+        rests: rows whose step has no size stay finite, whatever their slopes (0 times inf has no gradient).
+    """
     tableau = form.tableau
     found: list[State] = [ks]
 
     def after(weights: Sequence[Number]) -> tuple[Tensor, ...]:
         moved = (wide(h, y) * weighted(weights, [k[i] for k in found]) for i, y in enumerate(ys))
         ends = tuple(y + dy for y, dy in zip(ys, moved))
-        return tuple(torch.where(wide(h, y) == 0, y, y1) for y, y1 in zip(ys, ends)) if form.by_rows else ends
+        return tuple(torch.where(wide(h, y) == 0, y, y1) for y, y1 in zip(ys, ends)) if rests else ends
 
     y1: State = ys
     for c, row in zip(tableau.c[1:], tableau.a[1:]):
@@ -257,13 +262,20 @@ def ratio_of(form: Form, fixed: Fixed, h: Tensor, ys: State, y1: State, found: l
     if form.tableau.b_err is None or not form.controller.adaptive:
         bad = size(form, [torch.where(torch.isfinite(y), 0.0, 1.0).to(y.dtype) for y in y1], batch)
         return torch.where(bad > 0, torch.nan, 0.0).to(torch.float64)
-    scaled = []
-    for i, (y, end) in enumerate(zip(ys, y1)):
-        error = wide(h, y) * weighted(form.tableau.b_err, [k[i] for k in found])
-        error = error + end * 0  # an infinite end would hide behind its own scale
-        scaled.append(error / (fixed.atol[i] + fixed.rtol[i] * torch.maximum(y.abs(), end.abs())))
-    ratio = size(form, scaled, batch)
-    return ratio.amax().expand(ratio.shape) if form.couple else ratio
+
+    def scaled(b_err: Sequence[Number]) -> Tensor:
+        parts = []
+        for i, (y, end) in enumerate(zip(ys, y1)):
+            error = wide(h, y) * weighted(b_err, [k[i] for k in found])
+            error = error + end * 0  # an infinite end would hide behind its own scale
+            parts.append(error / (fixed.atol[i] + fixed.rtol[i] * torch.maximum(y.abs(), end.abs())))
+        ratio = size(form, parts, batch)
+        return ratio.amax().expand(ratio.shape) if form.couple else ratio
+
+    ratio = scaled(form.tableau.b_err)
+    if form.tableau.b_err_lower is not None:
+        ratio = combined(ratio, scaled(form.tableau.b_err_lower))
+    return ratio
 
 
 def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tuple[Carry, Taken]:
@@ -316,7 +328,8 @@ def next_code(
 
 def smallest_step(t: Tensor) -> Tensor:
     """Steps that still move the time."""
-    return 4 * (torch.nextafter(t.abs(), torch.full_like(t, torch.inf)) - t.abs())
+    size = t.abs()
+    return 4 * ((size.view(torch.int64) + 1).view(torch.float64) - size)  # the next number has the next bits
 
 
 def chosen(rows: Tensor, new: State, old: State) -> tuple[Tensor, ...]:

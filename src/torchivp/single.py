@@ -115,6 +115,7 @@ def make_plan(
         limits=limits,
         dt=dt,
         save=saving.choose(save, problem.t),
+        watch_stiffness=True,
         **named("runner", runner, RUNNERS)._asdict(),
         **rest,
     )

@@ -5,15 +5,20 @@ What is looked at is known from the steps anyway: no evaluation of ``f`` is made
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
+
+from ._types import Rows
 from .errors import StiffnessWarning
 from .field import Field
 from .methods.base import Method, Step
 from .methods.stability import Twins
 from .plan import Plan
+from .transforms import as_float
 
 STIFF = 0.9  # of the stability size: a step this long is as long as stability allows
 _STIFF_LOOKS, _CALM_LOOKS = 5, 2  # a watched method is in trouble after so many looks, and out of it again
@@ -115,7 +120,78 @@ class Watched(Steering):
             )
 
 
+class Switching(Steering):
+    """An explicit method while it can, an implicit one while it must.
+
+    From the explicit one it looks at every ``EVERY``-th step, and switches after ``STIFF_LOOKS``. From the implicit one it goes
+    back after ``CALM`` steps in a row that the explicit one could have taken, by the spectral radius of the Jacobian.
+
+    Source of the rules: the automatic switching of OrdinaryDiffEq.jl (10 stiff steps, 3 that are not, a factor of 2 in size).
+    """
+
+    EVERY, STIFF_LOOKS, CALM = 4, 3, 3
+
+    def __init__(self, nonstiff: Method, implicit: Method):
+        super().__init__(nonstiff)
+        self.nonstiff, self.implicit = nonstiff, implicit
+        self.twins = Twins.required(nonstiff)
+        self.begin()
+
+    def begin(self) -> None:
+        """A method takes over."""
+        self.steps = self.calm = 0
+        self.streak = Streak(_CALM_LOOKS)
+        self.radius = SpectralRadius()
+
+    def after(self, taken: Taken) -> float:
+        self.steps += 1
+        return self.after_explicit(taken) if self.method is self.nonstiff else self.after_implicit(taken)
+
+    def after_explicit(self, taken: Taken) -> float:
+        if self.steps % self.EVERY:
+            return 1.0
+        self.streak.note(self.twins.stiffness(taken.step.k))
+        return self.switch(self.implicit, 2.0) if self.streak.stiff >= self.STIFF_LOOKS else 1.0
+
+    def after_implicit(self, taken: Taken) -> float:
+        calm = taken.size * self.radius.of(taken.field) < STIFF * self.twins.size
+        self.calm = self.calm + 1 if calm else 0
+        return self.switch(self.nonstiff, 0.5) if self.calm >= self.CALM else 1.0
+
+    def switch(self, method: Method, factor: float) -> float:
+        self.method, self.switches = method, self.switches + 1
+        self.begin()
+        return factor
+
+
+class SpectralRadius:
+    """Of the Jacobians that an implicit method finds: power iteration with one product a step, along the solve."""
+
+    def __init__(self) -> None:
+        self.direction: Rows | None = None
+
+    @torch.no_grad()
+    def of(self, field: Field) -> float:
+        """Of the newest Jacobian of ``field``, nearly; infinite if there is none."""
+        if field.linearised is None:
+            return math.inf
+        y, _, linear = field.linearised
+        image = linear.times(some_direction(y) if self.direction is None else self.direction).detach()
+        size = torch.linalg.vector_norm(image)
+        radius = as_float(size)
+        self.direction = image / size if 0 < radius < math.inf else None
+        return radius
+
+
+def some_direction(y: Rows) -> Rows:
+    """Of length 1, with a share of every eigenvector."""
+    v = torch.cos(torch.arange(1, y.shape[1] + 1, dtype=y.real.dtype, device=y.device)).to(y.dtype).unsqueeze(0)
+    return v / torch.linalg.vector_norm(v)
+
+
 def steering(plan: Plan) -> Steering:
     """Who steers a solve by this plan."""
+    if plan.method.members is not None:
+        return Switching(*plan.method.members)
     twins = Twins.of(plan.method) if plan.watch_stiffness and plan.controller.adaptive else None
     return Unwatched(plan.method) if twins is None else Watched(plan.method, twins)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._types import Slopes
+from ..errors import InputError
 from ..transforms import as_float, outside_of_transforms
 from .base import Method
 from .tableau import Tableau
@@ -58,6 +59,17 @@ class Twins(NamedTuple):
         if method.uses_jacobian or not isinstance(tableau, Tableau) or twin_stages(tableau) is None:
             return None
         return cls(tableau, stability_size(tableau))
+
+    @classmethod
+    def required(cls, method: Method) -> Twins:
+        """The same, of a method that is known to have them."""
+        twins = cls.of(method)
+        if twins is None:
+            raise InputError(
+                f"The steps of {method!r} do not tell whether the problem is stiff: that takes an explicit Runge-Kutta method "
+                f"with two stages at one time. Give 'tsit5', 'dopri5', 'dopri8', or one of 'vern6' to 'vern9'."
+            )
+        return twins
 
     def stiffness(self, k: Slopes) -> float:
         """``dt |lambda|`` of a step in units of the stability, from its slopes ``[S, D]``; reads one number.

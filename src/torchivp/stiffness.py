@@ -55,6 +55,11 @@ class Steering(ABC):
         """Look at an accepted step; a factor for the size of the next one."""
 
 
+def stiffness(twins: Twins, taken: Taken) -> float:
+    """Of a step: near 1 where stability limits it."""
+    return twins.stiffness(taken.step.k, taken.field.tolerance.scale(taken.step.y1.detach()))
+
+
 class Unwatched(Steering):
     """A method alone."""
 
@@ -100,11 +105,11 @@ class Watched(Steering):
     def after(self, taken: Taken) -> float:
         self.steps += 1
         if self.steps > self.BEGIN and self.steps % self.EVERY == 0:
-            self.look(taken.step)
+            self.look(taken)
         return 1.0
 
-    def look(self, step: Step) -> None:
-        self.streak.note(self.twins.stiffness(step.k))
+    def look(self, taken: Taken) -> None:
+        self.streak.note(stiffness(self.twins, taken))
         if self.streak.stiff >= _STIFF_LOOKS:
             self.stiff = True
         elif not self.streak.stiff:
@@ -150,7 +155,7 @@ class Switching(Steering):
     def after_explicit(self, taken: Taken) -> float:
         if self.steps % self.EVERY:
             return 1.0
-        self.streak.note(self.twins.stiffness(taken.step.k))
+        self.streak.note(stiffness(self.twins, taken))
         return self.switch(self.implicit, 2.0) if self.streak.stiff >= self.STIFF_LOOKS else 1.0
 
     def after_implicit(self, taken: Taken) -> float:

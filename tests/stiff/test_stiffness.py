@@ -53,7 +53,7 @@ def test_twins_find_the_eigenvalue(method: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(METHODS[method], "step", spy)
         torchivp.solve(*problem, method=method, controller=torchivp.FixedSteps(dt=0.02))
-    assert twins.stiffness(seen[0]) * twins.size == pytest.approx(50 * 0.02, rel=1e-6)
+    assert twins.stiffness(seen[0], torch.ones(1, 2)) * twins.size == pytest.approx(50 * 0.02, rel=1e-6)
 
 
 def test_watching_alters_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,14 +71,19 @@ class Twins(NamedTuple):
             )
         return twins
 
-    def stiffness(self, k: Slopes) -> float:
-        """``dt |lambda|`` of a step in units of the stability, from its slopes ``[S, D]``; reads one number.
+    def stiffness(self, k: Slopes, scale: Tensor) -> float:
+        """``dt |lambda|`` of a step in units of the stability; reads one number.
 
         Near 1 stability limits the step; nan if the two states do not differ.
+
+        Args:
+            k: slopes of the step, ``[S, D]``.
+            scale: what counts as one in each number of the state, ``[1, D]``: its tolerance, because what limits the steps may be
+                a small number among large ones.
         """
-        k = k.detach()
-        differences = difference_weights(self.tableau, k.dtype, k.device)
-        sizes = torch.linalg.vector_norm(torch.mm(differences, k[: self.tableau.stages]), dim=1)
+        weights = difference_weights(self.tableau, k.dtype, k.device)
+        differences = torch.mm(weights, k[: self.tableau.stages].detach())
+        sizes = torch.linalg.vector_norm(torch.where(scale > 0, differences / scale, 0), dim=1)
         return as_float(sizes[0] / sizes[1]) / self.size
 
 

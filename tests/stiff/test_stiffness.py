@@ -59,10 +59,10 @@ def test_twins_find_the_eigenvalue(method: str) -> None:
 def test_watching_alters_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """One warning, and bit by bit the steps that are taken unwatched."""
     with pytest.warns(StiffnessWarning, match="kvaerno5.*auto") as found:
-        watched = solve("HIRES", method="dopri5", save="steps", t1=15.0)
+        watched = solve("HIRES", method="dopri5", save="steps", t1=6.0)
     assert len(found) == 1
     monkeypatch.setattr(stiffness.Watched, "after", lambda self, taken: 1.0)
-    alone = solve("HIRES", method="dopri5", save="steps", t1=15.0)
+    alone = solve("HIRES", method="dopri5", save="steps", t1=6.0)
     assert torch.equal(watched.t, alone.t)
     assert torch.equal(watched.y, alone.y)
     assert watched.stats == alone.stats
@@ -80,11 +80,11 @@ def test_dopri5_solves_hires() -> None:
 @pytest.mark.parametrize("method", ["dopri5", "vern7"])
 def test_running_out_of_steps_on_a_stiff_problem(problem: str, method: str) -> None:
     with pytest.warns(StiffnessWarning):
-        sol = solve(problem, method=method, max_steps=300, throw=False, save="steps")
+        sol = solve(problem, method=method, max_steps=200, throw=False, save="steps")
     assert sol.status is Status.STIFF
     assert "method='kvaerno5'" in sol.message
     assert "method='auto'" in sol.message
-    assert sol.stats.attempted == 300
+    assert sol.stats.attempted == 200
     assert len(sol.t) == sol.stats.accepted + 1  # the part done
     assert torch.isfinite(sol.y).all()
 
@@ -110,14 +110,14 @@ def lorenz(t: Tensor, y: Tensor) -> Tensor:
 def test_problems_that_are_not_stiff(method: str) -> None:
     """Many steps, an eccentric orbit, chaos: nobody warns (warnings are errors here)."""
     orbit = torch.tensor([0.3, 0.0, 0.0, (1.7 / 0.3) ** 0.5], dtype=torch.float64)
-    assert torchivp.solve(kepler, orbit, (0.0, 3 * ORBIT), method=method, rtol=1e-7, atol=1e-9).success
+    assert torchivp.solve(kepler, orbit, (0.0, ORBIT), method=method, rtol=1e-7, atol=1e-9).success
     start = torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64)
-    assert torchivp.solve(lorenz, start, (0.0, 10.0), method=method, rtol=1e-6, atol=1e-8).success
+    assert torchivp.solve(lorenz, start, (0.0, 6.0), method=method, rtol=1e-6, atol=1e-8).success
 
 
 def test_torchdiffeq_does_not_warn() -> None:
     problem = STIFF["van der Pol, 1000"]
-    t = torch.tensor([0.0, 0.4], dtype=torch.float64)
+    t = torch.tensor([0.0, 0.2], dtype=torch.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         torchivp.odeint(problem.f, problem.start, t, rtol=1e-6, atol=1e-9, method="dopri5")

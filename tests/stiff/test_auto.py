@@ -117,9 +117,10 @@ def test_stiff_problems(problem: str, rtol: float) -> None:
 
 def test_it_switches_forth_and_back() -> None:
     """Van der Pol's oscillator jumps twice a turn, and is not stiff then."""
-    sol = relaxing((0.0, 326.0), save="end")
-    assert sol.stats.switches >= 6
-    implicit = relaxing((0.0, 326.0), save="end", method="rodas5p", rtol=1e-9, atol=1e-11)
+    with torch.no_grad():
+        sol = relaxing((0.0, 200.0), save="end")
+        implicit = relaxing((0.0, 200.0), save="end", method="rodas5p", rtol=1e-7, atol=1e-9)
+    assert sol.stats.switches >= 4
     torch.testing.assert_close(sol.y, implicit.y, rtol=1e-4, atol=1e-6)
     assert sol.stats.njev < sol.stats.accepted < sol.stats.nfe
 
@@ -148,7 +149,7 @@ def test_dense_output_and_events(dtype: torch.dtype) -> None:
     sol = relaxing(t, events=zero, **settings)
     assert sol.stats.switches >= 4
     torch.testing.assert_close(sol.y, sol(t), rtol=1e-5, atol=1e-5)
-    truth = relaxing(t, events=zero, method="rodas5p", rtol=1e-10, atol=1e-12)
+    truth = relaxing(t, events=zero, method="rodas5p", rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(sol.y[:, 0].double(), truth.y[:, 0], rtol=1e-2, atol=1e-3)
     assert len(sol.t_events[0]) == len(truth.t_events[0]) == 2
 
@@ -179,23 +180,21 @@ def test_complex_states_and_steps_backwards() -> None:
 # ---- gradients
 
 
-@pytest.fixture(scope="module")
-def by_differences() -> tuple[Tensor, Tensor]:
-    """d/dy0 and d/dmu of the sum of squares at 30 and 70, by central differences of a solve much more accurate."""
+SMALL_MU, TIMES = torch.tensor(30.0, dtype=torch.float64), (0.0, 10.0, 20.0)
 
-    def loss(y0: Tensor, mu: Tensor) -> Tensor:
-        sol = relaxing((0.0, 30.0, 70.0), y0=y0, mu=mu, rtol=1e-11, atol=1e-13, method="rodas5p")
+
+@pytest.fixture(scope="module")
+def by_differences() -> Tensor:
+    """d/dy0 and d/dmu of the sum of squares at two times, by central differences of solves that are much more accurate."""
+
+    def loss(point: Tensor) -> Tensor:
+        sol = relaxing(TIMES, y0=point[:2], mu=point[2], rtol=1e-10, atol=1e-12, method="rodas5p")
         return (sol.y[1:] ** 2).sum()
 
-    def along(which: int, i: int | None, h: float) -> Tensor:
-        def at(sign: int) -> Tensor:
-            point = [START.clone(), MU.clone()]
-            point[which][... if i is None else i] += sign * h
-            return loss(point[0], point[1])
-
-        return (at(1) - at(-1)) / (2 * h)
-
-    return torch.stack([along(0, 0, 1e-4), along(0, 1, 1e-2)]), along(1, None, 1e-2)
+    here = torch.tensor([*START.tolist(), float(SMALL_MU)], dtype=torch.float64)
+    steps = torch.diag(torch.tensor([1e-4, 1e-2, 1e-2], dtype=torch.float64))
+    with torch.no_grad():
+        return torch.stack([(loss(here + h) - loss(here - h)) / (2 * h.sum()) for h in steps])
 
 
 @pytest.mark.parametrize(
@@ -203,14 +202,13 @@ def by_differences() -> tuple[Tensor, Tensor]:
     ["discrete", "direct", "interpolated", "gauss", "forward", Discrete(every="sqrt"), Discrete(checkpoints=5)],
     ids=str,
 )
-def test_gradients(gradient: Any, by_differences: tuple[Tensor, Tensor]) -> None:
+def test_gradients(gradient: Any, by_differences: Tensor) -> None:
     """Each step taken again by whom it was taken."""
-    y0, mu = START.clone().requires_grad_(), MU.clone().requires_grad_()
-    sol = relaxing((0.0, 30.0, 70.0), y0=y0, mu=mu, gradient=gradient, rtol=1e-8, atol=1e-10)
+    y0, mu = START.clone().requires_grad_(), SMALL_MU.clone().requires_grad_()
+    sol = relaxing(TIMES, y0=y0, mu=mu, gradient=gradient, rtol=1e-7, atol=1e-9, method=Auto("tsit5"))
     assert sol.stats.switches >= 1
     at_y0, at_mu = torch.autograd.grad((sol.y[1:] ** 2).sum(), [y0, mu])
-    torch.testing.assert_close(at_y0, by_differences[0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(at_mu, by_differences[1], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(torch.cat([at_y0, at_mu[None]]), by_differences, rtol=1e-4, atol=1e-6)
 
 
 def test_the_discrete_gradient_is_that_of_the_computed_solution() -> None:

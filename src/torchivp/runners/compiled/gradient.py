@@ -13,7 +13,8 @@ from ...problem import Problem
 from ...state import Layout
 from .backward import Adjoint, Backward, Given, make_backward
 from .compile import compiled
-from .march import Loop, Part, Written, count, evaluations_of, written
+from .counting import count, evaluations, looked_into
+from .march import Loop, Part, Written, written
 from .outputs import Found, at
 from .program import Record
 from .setup import leaves_of, rows_of
@@ -51,9 +52,13 @@ class Outcome:
         adjoint = Adjoint(
             ys, tuple(torch.zeros_like(y) for y in ys), tuple(torch.zeros_like(held[i]) for i in self.wanted)
         )
+        goes_on = False
         rest = at_values.split([0 if x is None else len(x.t) for x in self.found])
         for part, found, cotangent in reversed(list(zip(self.parts, self.found, rest))):
-            taken = part.steps * evaluations_of(self.loop.form) + part.restarts
+            n = part.steps
+            looked = looked_into(n, found, part.record.t1[:n].reshape(n, layout.rows))
+            taken = evaluations(self.loop.form, n, looked, goes_on) + part.restarts
+            goes_on = not part.restarts
             self.counters["replayed"] += taken
             count(self.problem, taken)
             adjoint = self.through(part, found, cotangent, adjoint, held)

@@ -15,6 +15,7 @@ from ...plan import Plan
 from ...problem import Problem
 from ...state import Layout
 from .compile import compiled, not_compiled
+from .counting import count
 from .program import Program, Record, make_program, new_record
 from .pure import Pure, Seen, tracer_of, uncounted
 from .setup import form_of, rows_of, slots_for
@@ -102,7 +103,7 @@ class Loop:
                 carry = self.program(start, fixed, self.seen.held, record)
             before, (_, tries, steps, _, _) = tries, carry.totals.tolist()
             self.attempts = attempts_for(tries - before, time.perf_counter() - began)
-            count(self.problem, (tries - before) * evaluations_of(self.form) + asks * (tries > before))
+            count(self.problem, asks * (tries > before))
             yield Part(record, fixed, carry, steps, restarts)
             fresh, restarts, asks = 0, False, 0
             running = bool((carry.code == RUNNING).any())
@@ -149,23 +150,9 @@ def program_for(form: Form, pure: Pure) -> Program:
 COMPILED = Kind("compiled", program_for)
 
 
-def count(problem: Problem, evaluations: int) -> None:
-    """Evaluations of ``f`` that Python does not see: for the statistics, and for an ``f`` that counts its own."""
-    problem.field.evaluations += evaluations
-    counts = getattr(problem.field.f, "count_more", None)
-    if counts is not None:
-        counts(evaluations)
-
-
 def attempts_for(made: int, seconds: float) -> int:
     """How many attempts the next call should make."""
     return max(_LEAST, min(2**40, int(made * _SECONDS / max(seconds, 1e-6)))) if made else _FIRST
-
-
-def evaluations_of(form: Form) -> int:
-    """Evaluations of ``f`` in one attempt."""
-    extra = len((form.tableau.dense.c if form.tableau.dense else ()) if form.looks_inside else ())
-    return len(form.tableau.a) - 1 + extra + (not form.tableau.fsal)
 
 
 def written(layout: Layout, call: Part) -> Written:

@@ -24,6 +24,7 @@ from ...solution import Status
 from ...span import OneSpan
 from ...trajectory import Start, Tape
 from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_started, watch_for_events
+from .counting import count, evaluations, looked_into, slope_at_end
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, Written, refuse_lost_gradient, written
 from .outputs import Found, ends_of, polynomials, values_at
@@ -116,11 +117,15 @@ def follow(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, 
 
     def parts() -> Iterator[Part]:
         for part in march(loop, problem, plan, state):
+            before = state.attempted
             writer.take(part)
+            if state.status is not Status.EVENT:
+                read_back(problem, plan, state, part.end)
+                trajectory.end, trajectory.end_time = state.y, state.t
+            goes_on = state.status not in (Status.EVENT, Status.SUCCESS) and not plan.limits.is_jump(state.t)
+            count(problem, evaluations(loop.form, state.attempted - before, writer.looked, goes_on))
             if state.status is Status.EVENT:
                 return
-            read_back(problem, plan, state, part.end)
-            trajectory.end, trajectory.end_time = state.y, state.t
             yield part
 
     for _ in watched(parts(), problem, plan, state):
@@ -204,8 +209,9 @@ class AtOnce:
         self.starts = len(self.trajectory.knots)
 
     def take(self, part: Part) -> None:
-        found = None
-        if self.reads and part.steps:
+        found, n = None, part.steps
+        self.looked = torch.full((n,), self.plan.dense)
+        if self.reads and n:
             found = self.look(written(self.layout, part))
         self.found.append(found)
         if self.for_gradient:
@@ -216,7 +222,9 @@ class AtOnce:
         if self.plan.dense:
             self.pieces.append(polynomials(new, self.weights))
         if self.times is not None:
-            return values_at(new, self.times, self.weights)
+            found = values_at(new, self.times, self.weights)
+            self.looked |= looked_into(new.steps, found, new.t1)
+            return found
         return ends_of(new) if isinstance(self.plan.save, EveryStep) else None
 
     def finish(self) -> None:
@@ -244,31 +252,35 @@ class StepByStep:
         self.loop: Any = None
 
     def start(self) -> None:
+        self.looked: list[bool] = []
         self.detector = watch_for_events(self.problem, self.plan, self.out.state)
 
     def take(self, part: Part) -> None:
         state, plan, new = self.out.state, self.plan, written(self.problem.layout, part)
         tableau = plan.method.tableau  # type: ignore[attr-defined]
         weights = weights_of(self.problem, plan)
-        stages, fsal = len(tableau.b), tableau.fsal
+        self.looked = []
         if part.restarts:
             state.history, state.ready = (), False
         before = int(part.end.attempted) - int(part.end.tries)  # attempts on the way to the first call of this series
         numbers = zip(new.t.flatten().tolist(), new.t1.flatten().tolist(), new.tries.tolist())
         for (t, t1, tries), y0, y1, k in zip(numbers, new.y0, new.y1, new.k.squeeze(2)):
-            end_slope = ((t1, k[stages - 1 : stages].clone()),) if fsal else ()
             span = OneSpan(t, t1, plan.limits._last(t1), plan.limits._first(t), t1 - t)
             taken = TakenStep(
                 self.problem, plan, span, self.problem.timed(span), y0, state.history, state.ready,
-                Step(y1, k, weights, None, end_slope, ready=fsal), looked_into=len(k) > stages,
+                Step(y1, k, weights, None, ()), looked_into=True,
             )  # fmt: skip
             state.t, state.y, state.dt = t1, y1, t1 - t
             state.attempted, state.accepted = before + tries, state.accepted + 1
             state.rejected = state.attempted - state.accepted
             entry = keep(taken, self.out.trajectory, plan, state, self.detector)
+            looked = entry.piece is not None or plan.dense or self.detector is not None
+            at_end = slope_at_end(tableau, k, looked)
+            following = ((t1, at_end.clone()),) if len(at_end) else ()
             if self.out.tape is not None:
-                self.out.tape.add(entry, Start(y0, state.history), Start(y1, end_slope))
-            state.history, state.ready = end_slope, fsal
+                self.out.tape.add(entry._replace(looked_into=looked), Start(y0, state.history), Start(y1, following))
+            state.history, state.ready = following, len(at_end) > 0
+            self.looked.append(looked)
             if state.status is Status.EVENT:
                 return
 

@@ -241,6 +241,15 @@ def stages(
     return found, y1
 
 
+def slope_at_end(
+    form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, y1: State, found: list[State]
+) -> State:
+    """What the next step starts with: one of the slopes found, if one is there."""
+    at_end = len(form.tableau.b) - form.tableau.fsal
+    there = form.tableau.fsal or (form.looks_inside and form.tableau.dense is None)  # the cubic interpolant asks for it
+    return found[at_end] if there else slopes(form, pure, fixed, held, t1, y1)
+
+
 def size(form: Form, xs: State, batch: int) -> Tensor:
     """The norm of a scaled error, float64 ``[*batch]``."""
     if form.norm == "max":
@@ -282,8 +291,7 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
     proposed = torch.where(landed, torch.maximum(proposed, dt), proposed)
     attempted = at.attempted + running
     code = next_code(form, fixed, at, t1, proposed, accepted, ratio, attempted)
-    at_end = len(form.tableau.b) - 1
-    k1 = found[at_end] if form.tableau.fsal else slopes(form, pure, fixed, held, t1, y1)
+    k1 = slope_at_end(form, pure, fixed, held, t1, y1, found)
     memory = [torch.where(running, new, old) for new, old in zip(verdict.memory, at.memory)]
     after = Carry(
         in_totals((code == RUNNING).any(), at.tries + running.any(), at.slot + accepted.any(), at.until, at.fresh),

@@ -16,6 +16,7 @@ from ...problem import Problem
 from ...state import Layout
 from .compile import compiled, not_compiled
 from .counting import count
+from .norms import norm_of
 from .program import Program, Record, make_program, new_record
 from .pure import Pure, Seen, tracer_of, uncounted
 from .setup import form_of, rows_of, slots_for
@@ -80,7 +81,8 @@ class Loop:
     def __init__(self, problem: Problem, plan: Plan, kind: Kind, *, writes: bool, slopes: int, looks_inside: bool):
         self.problem, self.kind = problem, kind
         slots = slots_for(problem, plan, slopes) if writes else 0
-        self.form = form_of(problem, plan, slots=slots, slopes=slopes, looks_inside=looks_inside)
+        norm, self.weights = norm_of(problem, plan)
+        self.form = form_of(problem, plan, slots=slots, slopes=slopes, looks_inside=looks_inside, norm=norm)
         self.seen = look_at(problem, kind.name)
         self.program = kind.program_for(self.form, self.seen.pure)
         self.attempts = _FIRST
@@ -93,7 +95,7 @@ class Loop:
             restarts: as in ``Part``, of the first call; ``asks``: evaluations of ``f`` in it beside those of the attempts.
         """
         _, tries, _, _, fresh = carry.totals.tolist()
-        running = True
+        fixed, running = fixed._replace(weights=self.weights), True
         while running:
             totals = torch.tensor([1, tries, 0, tries + self.attempts, fresh], device=carry.totals.device)
             start = carry._replace(totals=totals)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,8 +11,9 @@ from ...errors import NotCompilable
 from ...per_sample.tolerance import RowTolerance
 from ...plan import Plan
 from ...problem import Problem
-from ...tolerance import max_norm, rms_norm
+from ...tolerance import OfState, max_norm, rms_norm
 from .compile import not_compiled
+from .setup import leaves_of
 from .pure import Pure, tracer_of
 
 _NAMES: dict[Any, str] = {rms_norm: "rms", max_norm: "max"}
@@ -30,10 +30,14 @@ def norm_of(problem: Problem, plan: Plan) -> tuple[str | Pure, tuple[Tensor, ...
     norm = problem.tolerance.norm
     if not plan.controller.adaptive or norm in _NAMES:
         return _NAMES.get(norm, "rms"), ()
-    y = problem.finite_start().detach()
+    row = problem.finite_start().detach()
+    layout, t = problem.layout, torch.zeros((), dtype=torch.float64, device=problem.layout.device)
+    f, of, y = _of_row, norm, leaves_of(layout, row)
+    if isinstance(norm, OfState):
+        f, of, y = _of_state, norm.norm, layout.unravel(row)
     try:
         with torch.no_grad():
-            seen = tracer_of(norm)(_of_state, torch.zeros((), dtype=torch.float64, device=y.device), y, (norm,))
+            seen = tracer_of(of)(f, t, y, (of,))
     except Exception as error:
         why = not_compiled(error)
         if not isinstance(why, NotCompilable):
@@ -46,10 +50,5 @@ def norm_of(problem: Problem, plan: Plan) -> tuple[str | Pure, tuple[Tensor, ...
 
 
 _of_state = lambda t, y, norm: torch.as_tensor(norm(y))  # no def: see pure._call
+_of_row = lambda t, ys, norm: torch.as_tensor(norm(torch.cat([y.reshape(1, -1) for y in ys], dim=1)))
 
-
-def size_by(norm: Pure, held: tuple[Tensor, ...], xs: Any, like: Tensor) -> Tensor:
-    """The norm of a scaled error ``xs``, in the shape of the times ``like``."""
-    row = torch.cat([x.reshape(1, -1) for x in xs], dim=1)
-    (out,) = norm(like, [row], held)
-    return out.to(torch.float64).reshape(like.shape)

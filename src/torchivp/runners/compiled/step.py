@@ -35,7 +35,7 @@ class Form:
         tableau, controller, error_order: as in ``Plan``.
         dtypes: of the state's tensors as ``f`` sees them; ``time_dtype`` of the time as ``f`` sees it.
         by_rows: rows have steps of their own; ``couple``: but take the same ones.
-        norm: ``rms`` or ``max``.
+        norm: ``rms``, ``max``, or another one as it was traced.
         looks_inside: the interpolant's extra stages are wanted.
         slopes: how many slopes of every step are written down, too: none, the first (where a backward pass begins a step), or
             all of them (``ALL``).
@@ -52,7 +52,7 @@ class Form:
     time_dtype: torch.dtype
     by_rows: bool
     couple: bool
-    norm: str
+    norm: str | Pure
     looks_inside: bool
     slopes: int
     slots: int
@@ -69,12 +69,14 @@ class Fixed(NamedTuple):
             (-1 where the user's time decreases), ``max_steps``.
         landings: times to land on, the end first, padded with inf, ``[*batch, L]``.
         rtol, atol: of every tensor of the state; they broadcast to it.
+        weights: the tensors that a traced norm holds.
     """
 
     bounds: Tensor
     landings: Tensor
     rtol: tuple[Tensor, ...]
     atol: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...] = ()
 
     @property
     def first(self) -> Tensor:
@@ -260,6 +262,14 @@ def size(form: Form, xs: State, batch: int) -> Tensor:
     return (total / width).sqrt().to(torch.float64)
 
 
+def size_of(form: Form, fixed: Fixed, xs: State, like: Tensor) -> Tensor:
+    """The error norm, float64, in the shape of the times ``like``."""
+    if isinstance(form.norm, str):
+        return size(form, xs, like.dim())
+    (out,) = form.norm(like, xs, fixed.weights)
+    return out.to(torch.float64).reshape(like.shape)
+
+
 def ratio_of(form: Form, fixed: Fixed, h: Tensor, ys: State, y1: State, found: list[State]) -> Tensor:
     """Error over tolerance; without an estimate 0, or nan where the state is not finite."""
     batch = h.dim()
@@ -271,7 +281,7 @@ def ratio_of(form: Form, fixed: Fixed, h: Tensor, ys: State, y1: State, found: l
         error = wide(h, y) * weighted(form.tableau.b_err, [k[i] for k in found])
         error = error + end * 0  # an infinite end would hide behind its own scale
         scaled.append(error / (fixed.atol[i] + fixed.rtol[i] * torch.maximum(y.abs(), end.abs())))
-    ratio = size(form, scaled, batch)
+    ratio = size_of(form, fixed, scaled, h)
     return ratio.amax().expand(ratio.shape) if form.couple else ratio
 
 

@@ -13,8 +13,8 @@ from ...plan import Plan
 from ...problem import Problem
 from ...tolerance import OfState, max_norm, rms_norm
 from .compile import not_compiled
-from .setup import leaves_of
 from .pure import Pure, tracer_of
+from .setup import leaves_of
 
 _NAMES: dict[Any, str] = {rms_norm: "rms", max_norm: "max"}
 
@@ -51,4 +51,3 @@ def norm_of(problem: Problem, plan: Plan) -> tuple[str | Pure, tuple[Tensor, ...
 
 _of_state = lambda t, y, norm: torch.as_tensor(norm(y))  # no def: see pure._call
 _of_row = lambda t, ys, norm: torch.as_tensor(norm(torch.cat([y.reshape(1, -1) for y in ys], dim=1)))
-

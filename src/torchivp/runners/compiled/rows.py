@@ -31,7 +31,6 @@ from .outputs import Found, ends_of, values_at
 from .setup import carry_of, check, fixed_of, rows_of, weights_of
 from .step import ALL, SUCCESS, Carry
 
-
 TAKEN = [CODES.index(s) for s in (Status.SUCCESS, Status.EVENT, Status.MAX_STEPS)]
 
 

@@ -243,9 +243,7 @@ def stages(
     return found, y1
 
 
-def slope_at_end(
-    form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, y1: State, found: list[State]
-) -> State:
+def slope_at_end(form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, y1: State, found: list[State]) -> State:
     """What the next step starts with: one of the slopes found, if one is there."""
     at_end = len(form.tableau.b) - form.tableau.fsal
     there = form.tableau.fsal or (form.looks_inside and form.tableau.dense is None)  # the cubic interpolant asks for it

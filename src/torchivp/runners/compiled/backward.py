@@ -11,7 +11,7 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from .program import Record
 from .pure import Pure
-from .step import Fixed, Form, State, slope_at_end, stage_count, stages, wide
+from .step import Fixed, Form, State, slope_at_end, slopes, stage_count, stages, wide
 
 
 class Adjoint(NamedTuple):

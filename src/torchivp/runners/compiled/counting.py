@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ...field import Field
 from ...methods.tableau import Tableau
-from ...problem import Problem
 from .step import Form, extra_stages
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def slope_at_end(tableau: Tableau, k: Tensor, looked: bool) -> Tensor:
     return k[stages : stages + (looked and tableau.dense is None)]
 
 
-def count(problem: Problem, evaluations: int) -> None:
+def count(field: Field, evaluations: int) -> None:
     """Evaluations of ``f`` that Python does not see: for the statistics, and for an ``f`` that counts its own."""
-    problem.field.evaluations += evaluations
-    counts = getattr(problem.field.f, "count_more", None)
+    field.evaluations += evaluations
+    counts = getattr(field.f, "count_more", None)
     if counts is not None:
         counts(evaluations)

@@ -60,7 +60,7 @@ class Outcome:
             taken = evaluations(self.loop.form, n, looked, goes_on) + part.restarts
             goes_on = not part.restarts
             self.counters["replayed"] += taken
-            count(self.problem, taken)
+            count(self.problem.field, taken)
             adjoint = self.through(part, found, cotangent, adjoint, held)
         return [rows_of(layout, adjoint.ys).reshape(1, -1), *adjoint.held]
 

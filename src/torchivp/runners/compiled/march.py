@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import NotCompilable
+from ...field import Field
 from ...per_sample.loop import RUNNING
 from ...plan import Plan
 from ...problem import Problem
@@ -67,24 +68,17 @@ class Part(NamedTuple):
 
 
 class Loop:
-    """A compiled loop for one problem.
+    """A compiled loop.
 
     Args:
-        problem, plan: of the solve; ``kind``: of the loop.
-        writes: the accepted steps are wanted; ``slopes``: with so many of their slopes (see ``Form``).
-        looks_inside: and what their interpolants need.
-
-    Attributes:
+        field: counts the evaluations of ``f``; ``kind``: how the loop runs; ``form``: what it is made for.
         seen: ``f`` as a pure function, with the tensors it holds.
+        weights: the tensors that the norm holds.
     """
 
-    def __init__(self, problem: Problem, plan: Plan, kind: Kind, *, writes: bool, slopes: int, looks_inside: bool):
-        self.problem, self.kind = problem, kind
-        slots = slots_for(problem, plan, slopes) if writes else 0
-        norm, self.weights = norm_of(problem, plan)
-        self.form = form_of(problem, plan, slots=slots, slopes=slopes, looks_inside=looks_inside, norm=norm)
-        self.seen = look_at(problem, kind.name)
-        self.program = kind.program_for(self.form, self.seen.pure)
+    def __init__(self, field: Field, kind: Kind, form: Form, seen: Seen, weights: tuple[Tensor, ...] = ()):
+        self.field, self.kind, self.form, self.seen, self.weights = field, kind, form, seen, weights
+        self.program = kind.program_for(form, seen.pure)
         self.attempts = _FIRST
 
     def march(self, carry: Carry, fixed: Fixed, restarts: bool = True, asks: int = 0) -> Iterator[Part]:
@@ -105,10 +99,25 @@ class Loop:
                 carry = self.program(start, fixed, self.seen.held, record)
             before, (_, tries, steps, _, _) = tries, carry.totals.tolist()
             self.attempts = attempts_for(tries - before, time.perf_counter() - began)
-            count(self.problem, asks * (tries > before))
+            count(self.field, asks * (tries > before))
             yield Part(record, fixed, carry, steps, restarts)
             fresh, restarts, asks = 0, False, 0
             running = bool((carry.code == RUNNING).any())
+
+
+def loop_for(problem: Problem, plan: Plan, kind: Kind, *, writes: bool, slopes: int, looks_inside: bool) -> Loop:
+    """The loop for one problem.
+
+    Args:
+        problem, plan: of the solve; ``kind``: of the loop.
+        writes: the accepted steps are wanted; ``slopes``: with so many of their slopes (see ``Form``).
+        looks_inside: and what their interpolants need.
+    """
+    slots = slots_for(problem, plan, slopes) if writes else 0
+    norm, weights = norm_of(problem, plan)
+    form = form_of(problem, plan, slots=slots, slopes=slopes, looks_inside=looks_inside, norm=norm)
+    seen = look_at(problem.field, problem.t0, problem.finite_start(), kind.name)
+    return Loop(problem.field, kind, form, seen, weights)
 
 
 def refuse_lost_gradient(problem: Problem, loop: Loop) -> None:
@@ -120,12 +129,12 @@ def refuse_lost_gradient(problem: Problem, loop: Loop) -> None:
         )
 
 
-def look_at(problem: Problem, name: str) -> Seen:
-    """Trace ``f`` at the start of the solve."""
-    layout, field = problem.layout, problem.field
+def look_at(field: Field, t: Any, y: Tensor, name: str) -> Seen:
+    """Trace ``f`` at the time ``t`` (of each row) and the state ``y [1, D]``."""
+    layout = field.layout
     with torch.no_grad():
-        time_there = field.time(problem.t0).to(layout.real_dtype)
-        state = layout.unravel(problem.finite_start().detach())
+        time_there = field.time(t).to(layout.real_dtype)
+        state = layout.unravel(y.detach())
         f = uncounted(field.f)
         try:
             seen = tracer_of(f)(f, time_there, state, field.args)

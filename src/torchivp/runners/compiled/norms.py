@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._types import Rows
 from ...errors import NotCompilable
 from ...per_sample.tolerance import RowTolerance
 from ...plan import Plan
 from ...problem import Problem
-from ...tolerance import OfState, max_norm, rms_norm
+from ...state import Layout
+from ...tolerance import Norm, OfState, max_norm, rms_norm
 from .compile import not_compiled
 from .pure import Pure, tracer_of
 from .setup import leaves_of
@@ -27,11 +29,16 @@ def norm_of(problem: Problem, plan: Plan) -> tuple[str | Pure, tuple[Tensor, ...
     """
     if isinstance(problem.tolerance, RowTolerance):
         return problem.tolerance.name, ()
-    norm = problem.tolerance.norm
-    if not plan.controller.adaptive or norm in _NAMES:
-        return _NAMES.get(norm, "rms"), ()
-    row = problem.finite_start().detach()
-    layout, t = problem.layout, torch.zeros((), dtype=torch.float64, device=problem.layout.device)
+    if not plan.controller.adaptive:
+        return "rms", ()
+    return traced(problem.tolerance.norm, problem.layout, problem.finite_start())
+
+
+def traced(norm: Norm, layout: Layout, row: Rows) -> tuple[str | Pure, tuple[Tensor, ...]]:
+    """The same for states like ``row``."""
+    if norm in _NAMES:
+        return _NAMES[norm], ()
+    row, t = row.detach(), torch.zeros((), dtype=torch.float64, device=layout.device)
     f, of, y = _of_row, norm, leaves_of(layout, row)
     if isinstance(norm, OfState):
         f, of, y = _of_state, norm.norm, layout.unravel(row)

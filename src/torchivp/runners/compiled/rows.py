@@ -26,7 +26,7 @@ from ..eager import UNKNOWN, KnownSlope, Run
 from ..rows import caught, finished, first_outputs, keep
 from .counting import count, evaluations, looked_into, slope_at_end
 from .gradient import Outcome
-from .march import COMPILED, Kind, Loop, Part, refuse_lost_gradient, written
+from .march import COMPILED, Kind, Loop, Part, loop_for, refuse_lost_gradient, written
 from .outputs import Found, ends_of, values_at
 from .setup import carry_of, check, fixed_of, rows_of, weights_of
 from .step import ALL, SUCCESS, Carry
@@ -122,7 +122,7 @@ def solve(problem: RowsProblem, plan: Plan, out: Run, writer: AtOnce | StepBySte
         if not state.alive:
             return
         writer.start()
-        writer.loop = loop = Loop(
+        writer.loop = loop = loop_for(
             problem, plan, kind, writes=writer.wanted, slopes=writer.slopes, looks_inside=writer.looks_inside
         )
         refuse_lost_gradient(problem, loop)
@@ -133,7 +133,7 @@ def solve(problem: RowsProblem, plan: Plan, out: Run, writer: AtOnce | StepBySte
                 writer.take(part)
                 writer.read_back(part.end)
                 attempts = int(state.attempted.max())
-                count(problem, evaluations(loop.form, attempts - before, writer.looked, goes_on(state)))
+                count(problem.field, evaluations(loop.form, attempts - before, writer.looked, goes_on(state)))
                 yield part
 
         try:

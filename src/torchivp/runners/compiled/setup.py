@@ -20,8 +20,7 @@ from ...plan import Plan
 from ...problem import Problem
 from ...state import Layout
 from ...transforms import recorded
-from .pure import Pure
-from .step import Carry, Fixed, Form
+from .step import Carry, Fixed, Form, NormOf
 
 _UNROLL, _TINY = 2, 64  # in states of so few numbers the turns of a loop cost more than the steps
 _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, and so many numbers
@@ -55,7 +54,7 @@ def all_finite(x: float | Tensor) -> bool:
     return bool(torch.isfinite(x).all()) if isinstance(x, Tensor) else math.isfinite(x)
 
 
-def form_of(problem: Problem, plan: Plan, *, slots: int, slopes: int, looks_inside: bool, norm: str | Pure) -> Form:
+def form_of(problem: Problem, plan: Plan, *, slots: int, slopes: int, looks_inside: bool, norm: str | NormOf) -> Form:
     layout = problem.layout
     tableau = plan.method.tableau  # type: ignore[attr-defined]
     by_rows = isinstance(problem, RowsProblem)
@@ -94,7 +93,10 @@ def slots_for(problem: Problem, plan: Plan, slopes: int) -> int:
 def leaves_of(layout: Layout, row: Rows) -> tuple[Tensor, ...]:
     """The tensors of a state in working precision, in the user's shapes, from a row of numbers."""
     parts = row.detach().reshape(layout.rows, layout.width).split(layout.widths, dim=1)
-    return tuple(part.reshape(shape).contiguous() for part, shape in zip(parts, layout.shapes))
+    leaves = (part.reshape(shape) for part, shape in zip(parts, layout.shapes))
+    if len(layout.shapes) > 1:  # no two inputs of a compiled loop may share memory
+        return tuple(x.clone(memory_format=torch.contiguous_format) for x in leaves)
+    return tuple(x.contiguous() for x in leaves)
 
 
 def rows_of(layout: Layout, leaves: Sequence[Tensor], lead: int = 0) -> Tensor:

@@ -26,7 +26,7 @@ from ...trajectory import Start, Tape
 from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_started, watch_for_events
 from .counting import count, evaluations, looked_into, slope_at_end
 from .gradient import Outcome
-from .march import COMPILED, Kind, Loop, Part, Written, refuse_lost_gradient, written
+from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, written
 from .outputs import Found, ends_of, polynomials, values_at
 from .setup import carry_of, check, fixed_of, rows_of, weights_of
 from .step import ALL, Carry
@@ -110,7 +110,7 @@ def begin(problem: Problem, plan: Plan, state: LoopState) -> None:
 def follow(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, kind: Kind) -> None:
     """Call after call of the loop."""
     state, trajectory = out.state, out.trajectory
-    writer.loop = loop = Loop(
+    writer.loop = loop = loop_for(
         problem, plan, kind, writes=writer.wanted, slopes=writer.slopes, looks_inside=writer.looks_inside
     )
     refuse_lost_gradient(problem, loop)
@@ -123,7 +123,7 @@ def follow(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, 
                 read_back(problem, plan, state, part.end)
                 trajectory.end, trajectory.end_time = state.y, state.t
             goes_on = state.status not in (Status.EVENT, Status.SUCCESS) and not plan.limits.is_jump(state.t)
-            count(problem, evaluations(loop.form, state.attempted - before, writer.looked, goes_on))
+            count(problem.field, evaluations(loop.form, state.attempted - before, writer.looked, goes_on))
             if state.status is Status.EVENT:
                 return
             yield part

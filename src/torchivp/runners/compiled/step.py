@@ -6,7 +6,7 @@ A state is a list of tensors of the shapes the user knows, ``[*batch, ...]``; ti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ from ...solution import Status
 from .pure import Pure
 
 State = Sequence[Tensor]
+NormOf = Callable[[Tensor, State, State], tuple[Tensor, ...]]
+"""``(size,) = norm(times, scaled error, tensors that it holds)``; hashable."""
 ALL = 1_000
 SUCCESS, MAX_STEPS, STEP_TOO_SMALL, NONFINITE = (
     CODES.index(s) for s in (Status.SUCCESS, Status.MAX_STEPS, Status.STEP_TOO_SMALL, Status.NONFINITE_SLOPE)
@@ -52,7 +54,7 @@ class Form:
     time_dtype: torch.dtype
     by_rows: bool
     couple: bool
-    norm: str | Pure
+    norm: str | NormOf
     looks_inside: bool
     slopes: int
     slots: int
@@ -250,9 +252,9 @@ def slope_at_end(form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, 
     return found[at_end] if there else slopes(form, pure, fixed, held, t1, y1)
 
 
-def size(form: Form, xs: State, batch: int) -> Tensor:
+def size(norm: str, xs: State, batch: int) -> Tensor:
     """The norm of a scaled error, float64 ``[*batch]``."""
-    if form.norm == "max":
+    if norm == "max":
         parts = [x.abs().reshape(*x.shape[:batch], -1).amax(-1) for x in xs]
         return torch.stack(parts).amax(0).to(torch.float64)
     total = weighted([1.0] * len(xs), [(x * x).reshape(*x.shape[:batch], -1).sum(-1) for x in xs])
@@ -263,7 +265,7 @@ def size(form: Form, xs: State, batch: int) -> Tensor:
 def size_of(form: Form, fixed: Fixed, xs: State, like: Tensor) -> Tensor:
     """The error norm, float64, in the shape of the times ``like``."""
     if isinstance(form.norm, str):
-        return size(form, xs, like.dim())
+        return size(form.norm, xs, like.dim())
     (out,) = form.norm(like, xs, fixed.weights)
     return out.to(torch.float64).reshape(like.shape)
 
@@ -272,7 +274,7 @@ def ratio_of(form: Form, fixed: Fixed, h: Tensor, ys: State, y1: State, found: l
     """Error over tolerance; without an estimate 0, or nan where the state is not finite."""
     batch = h.dim()
     if form.tableau.b_err is None or not form.controller.adaptive:
-        bad = size(form, [torch.where(torch.isfinite(y), 0.0, 1.0).to(y.dtype) for y in y1], batch)
+        bad = size("max", [torch.where(torch.isfinite(y), 0.0, 1.0).to(y.dtype) for y in y1], batch)
         return torch.where(bad > 0, torch.nan, 0.0).to(torch.float64)
     scaled = []
     for i, (y, end) in enumerate(zip(ys, y1)):

@@ -17,6 +17,10 @@ TURN = nn.Linear(2, 2).double()
 DRIVE = torch.tensor(0.3, dtype=torch64, requires_grad=True)
 
 
+EVENT = torchivp.Event(lambda t, y: t - 1.3 + 0.01 * y[0])
+END = torchivp.Event(lambda t, y: t - 2.1 + 0.01 * y[0], terminal=True)
+
+
 def f(t: Tensor, y: Tensor, args: dict[str, Tensor]) -> Tensor:
     """Parameters of a module, a tensor that is closed over, and one in args."""
     t = t.unsqueeze(-1) if y.dim() > 1 else t
@@ -81,6 +85,29 @@ def test_other_continuous_adjoints(settings: dict[str, Any]) -> None:
     pairs = zip(*(gradient(runner, Y0, **{"gradient": "adjoint", **settings}) for runner in ("eager", "compiled")))
     for eager, compiled in pairs:
         torch.testing.assert_close(compiled, eager, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "how",
+    [{"dense": True}, {"events": [EVENT]}, {"events": [EVENT, END], "save": "steps"}],
+    ids=["dense", "event", "end"],
+)
+def test_gradients_of_what_lies_inside_steps(how: dict[str, Any]) -> None:
+    """Dense output and events; with one that ends the solve, the steps behind it count for nothing."""
+    found = []
+    for runner in ("eager", "compiled"):
+        y0 = Y0.clone().requires_grad_()
+        args = {"w": torch.tensor(2.0, dtype=torch64, requires_grad=True)}
+        sol = torchivp.solve(f, y0, TIMES, args, method="bosh3", runner=runner, rtol=1e-4, **how)
+        if sol.t_events is None:
+            values = sol(torch.linspace(0.1, 2.9, 7, dtype=torch64))
+        else:
+            assert all(len(t) for t in sol.t_events)
+            values = torch.cat([*sol.t_events, *(y.flatten() for y in sol.y_events), sol.y.flatten()])
+        grads = torch.autograd.grad((values**2).sum(), [y0, args["w"], DRIVE, *TURN.parameters()])
+        found.append([values, *grads, torch.tensor([sol.stats.nfe, sol.stats.replayed])])
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.slow

@@ -70,7 +70,8 @@ class System(ABC):
         """What is small in a row, from what is small in a state."""
 
     def in_one(self, steps_back: Callable[..., Any]) -> System | None:
-        """The same with the integrals for the parameters in the state, if there is such a thing, for the ``steps_back`` of a runner."""
+        """The same with the integrals for the parameters in the state, for the ``steps_back`` of a runner; None: there is no
+        such thing."""
         return None
 
     def steps(self, problem: Problem, plan: Plan, state: LoopState) -> Iterator[TakenStep | None]:

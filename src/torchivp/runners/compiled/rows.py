@@ -93,10 +93,10 @@ def with_gradient(problem: RowsProblem, plan: Plan) -> Run | None:
     if writer.loop is None:
         trajectory.end = out.state.y = problem.y0
         return out
-    outcome = Outcome(problem, writer.loop, writer.parts, writer.found, out.state.y, writer.weights)
+    outcome = Outcome(problem, writer.loop, writer.parts, writer.found, writer.looks, out.state.y, writer.weights)
     outcome.counters = out.counters
     if problem.y0.requires_grad or outcome.wanted:
-        values, trajectory.end = outcome.attached()
+        values, trajectory.end = outcome.attached()[:2]
         out.state.y, out.recorded = trajectory.end, True
         parts = iter(values.split([len(o.t) for o in trajectory.outputs if isinstance(o, Values)]))
         trajectory.outputs = [
@@ -221,6 +221,7 @@ class AtOnce:
         self.loop: Loop | None = None
         self.parts: list[Part] = []
         self.found: list[Found | None] = []
+        self.looks: list[Tensor] = []
 
     def start(self) -> None:
         pass
@@ -238,6 +239,7 @@ class AtOnce:
         self.found.append(found)
         if self.for_gradient:
             self.parts.append(part)
+            self.looks.append(self.looked)
 
     def read_back(self, at: Carry) -> None:
         state, layout = self.state, self.problem.layout

@@ -17,8 +17,8 @@ TURN = nn.Linear(2, 2).double()
 DRIVE = torch.tensor(0.3, dtype=torch64, requires_grad=True)
 
 
-EVENT = torchivp.Event(lambda t, y: t - 1.3 + 0.01 * y[0])
-END = torchivp.Event(lambda t, y: t - 2.1 + 0.01 * y[0], terminal=True)
+EVENT = torchivp.Event(lambda t, y, args: t - 1.3 + 0.01 * y[0])
+END = torchivp.Event(lambda t, y, args: t - 2.1 + 0.01 * y[0], terminal=True)
 
 
 def f(t: Tensor, y: Tensor, args: dict[str, Tensor]) -> Tensor:

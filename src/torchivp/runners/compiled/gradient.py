@@ -103,8 +103,9 @@ class Outcome:
             new = written(self.problem.layout, part)
             at_y0, at_y1, at_k = by_steps(new, found, self.weights, cotangent)
             slots, at_start, at_slopes = pieces
-            at_y0[slots, 0] += at_start
-            at_k[slots, :, 0] += at_slopes
+            if len(slots):
+                at_y0[slots, 0] += at_start
+                at_k[slots, :, 0] += at_slopes
             at_y0[1:] += at_y1[:-1]
             last = leaves_of(self.problem.layout, at_y1[-1])
             behind = behind._replace(ys=tuple(a + b for a, b in zip(behind.ys, last)))

@@ -40,7 +40,7 @@ class Plan:
         check_finite: fixed steps look for nan and inf (adaptive ones always do).
         watch: sees every attempt.
         one_by_one: the trajectory has to hold the steps that contain outputs, because a gradient is attached to them.
-        run, run_back, with_gradient: of the runner (see ``runners.Runner``).
+        run, steps_back, with_gradient: of the runner (see ``runners.Runner``).
     """
 
     method: Method
@@ -59,8 +59,8 @@ class Plan:
     watch: Watch | None = None
     one_by_one: bool = False
     run: Callable[..., Any] = field(kw_only=True)
-    run_back: Callable[..., Any] = field(kw_only=True)
     with_gradient: Callable[..., Any] | None = None
+    steps_back: Callable[..., Any] | None = None
 
     @property
     def steps_vary(self) -> bool:

@@ -18,10 +18,9 @@ from ...per_sample.tolerance import RowTolerance
 from ...plan import Plan
 from ...problem import Problem
 from ...state import Layout
-from ...tolerance import max_norm, rms_norm
 from ...transforms import recorded
 from .columns import Leaves
-from .step import Carry, Fixed, Form
+from .step import Carry, Fixed, Form, NormOf
 
 _UNROLL, _TINY = 2, 64  # in states of so few numbers the turns of a loop cost more than the steps
 _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, and so many numbers
@@ -41,7 +40,6 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         "perturb, which asks f just inside every step": getattr(plan.limits, "open_starts", False),
         f"{plan.controller!r} (PID and FixedSteps do)": plan.controller.adaptive
         and not isinstance(plan.controller, PID),
-        "this norm ('rms' and 'max' of the whole state do)": plan.controller.adaptive and norm_of(problem) is None,
         "an open end of the interval": not all_finite(plan.limits.end),
         "torch.func transforms and forward mode": recorded(),
         "random numbers in f": problem.field.draws,
@@ -56,15 +54,9 @@ def all_finite(x: float | Tensor) -> bool:
     return bool(torch.isfinite(x).all()) if isinstance(x, Tensor) else math.isfinite(x)
 
 
-def norm_of(problem: Problem) -> str | None:
-    """The name of the error norm, if it is one that is compiled."""
-    if isinstance(problem.tolerance, RowTolerance):
-        return problem.tolerance.name
-    names: dict[Any, str] = {rms_norm: "rms", max_norm: "max"}
-    return names.get(problem.tolerance.norm)
-
-
-def form_of(problem: Problem, plan: Plan, leaves: Leaves, *, slots: int, slopes: int, looks_inside: bool) -> Form:
+def form_of(
+    problem: Problem, plan: Plan, leaves: Leaves, *, slots: int, slopes: int, looks_inside: bool, norm: str | NormOf
+) -> Form:
     layout = problem.layout
     tableau = plan.method.tableau  # type: ignore[attr-defined]
     by_rows = isinstance(problem, RowsProblem)
@@ -78,7 +70,7 @@ def form_of(problem: Problem, plan: Plan, leaves: Leaves, *, slots: int, slopes:
         time_dtype=layout.real_dtype,
         by_rows=by_rows,
         couple=isinstance(problem.tolerance, RowTolerance) and problem.tolerance.couple,
-        norm=norm_of(problem) or "",
+        norm=norm,
         looks_inside=looks_inside,
         slopes=slopes,
         slots=slots,

@@ -6,7 +6,7 @@ A state is a list of tensors of the shapes the user knows, ``[*batch, ...]``; ti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ from ...solution import Status
 from .pure import Pure
 
 State = Sequence[Tensor]
+NormOf = Callable[[Tensor, State, State], tuple[Tensor, ...]]
+"""``(size,) = norm(times, scaled error, tensors that it holds)``; hashable."""
 ALL = 1_000
 SUCCESS, MAX_STEPS, STEP_TOO_SMALL, NONFINITE = (
     CODES.index(s) for s in (Status.SUCCESS, Status.MAX_STEPS, Status.STEP_TOO_SMALL, Status.NONFINITE_SLOPE)
@@ -36,7 +38,7 @@ class Form:
         tableau, controller, error_order: as in ``Plan``.
         dtypes: of the state's tensors as ``f`` sees them; ``time_dtype`` of the time as ``f`` sees it.
         by_rows: rows have steps of their own; ``couple``: but take the same ones.
-        norm: ``rms`` or ``max``.
+        norm: ``rms``, ``max``, or another one as it was traced.
         looks_inside: the interpolant's extra stages are wanted.
         slopes: how many slopes of every step are written down, too: none, the first (where a backward pass begins a step), or
             all of them (``ALL``).
@@ -53,7 +55,7 @@ class Form:
     time_dtype: torch.dtype
     by_rows: bool
     couple: bool
-    norm: str
+    norm: str | NormOf
     looks_inside: bool
     slopes: int
     slots: int
@@ -70,12 +72,14 @@ class Fixed(NamedTuple):
             (-1 where the user's time decreases), ``max_steps``.
         landings: times to land on, the end first, padded with inf, ``[*batch, L]``.
         rtol, atol: of every tensor of the state; they broadcast to it.
+        weights: the tensors that a traced norm holds.
     """
 
     bounds: Tensor
     landings: Tensor
     rtol: tuple[Tensor, ...]
     atol: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...] = ()
 
     @property
     def first(self) -> Tensor:
@@ -246,9 +250,16 @@ def stages(
     return found, y1
 
 
-def size(form: Form, xs: State, batch: int) -> Tensor:
+def slope_at_end(form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, y1: State, found: list[State]) -> State:
+    """What the next step starts with: one of the slopes found, if one is there."""
+    at_end = len(form.tableau.b) - form.tableau.fsal
+    there = form.tableau.fsal or (form.looks_inside and form.tableau.dense is None)  # the cubic interpolant asks for it
+    return found[at_end] if there else slopes(form, pure, fixed, held, t1, y1)
+
+
+def size(norm: str, xs: State, batch: int) -> Tensor:
     """The norm of a scaled error, float64 ``[*batch]``."""
-    if form.norm == "max":
+    if norm == "max":
         parts = [x.abs().reshape(*x.shape[:batch], -1).amax(-1) for x in xs]
         return torch.stack(parts).amax(0).to(torch.float64)
     total = weighted([1.0] * len(xs), [(x * x).reshape(*x.shape[:batch], -1).sum(-1) for x in xs])
@@ -256,11 +267,19 @@ def size(form: Form, xs: State, batch: int) -> Tensor:
     return (total / width).sqrt().to(torch.float64)
 
 
+def size_of(form: Form, fixed: Fixed, xs: State, like: Tensor) -> Tensor:
+    """The error norm, float64, in the shape of the times ``like``."""
+    if isinstance(form.norm, str):
+        return size(form.norm, xs, like.dim())
+    (out,) = form.norm(like, xs, fixed.weights)
+    return out.to(torch.float64).reshape(like.shape)
+
+
 def ratio_of(form: Form, fixed: Fixed, h: Tensor, ys: State, y1: State, found: list[State]) -> Tensor:
     """Error over tolerance; without an estimate 0, or nan where the state is not finite."""
     batch = h.dim()
     if form.tableau.b_err is None or not form.controller.adaptive:
-        bad = size(form, [torch.where(torch.isfinite(y), 0.0, 1.0).to(y.dtype) for y in y1], batch)
+        bad = size("max", [torch.where(torch.isfinite(y), 0.0, 1.0).to(y.dtype) for y in y1], batch)
         return torch.where(bad > 0, torch.nan, 0.0).to(torch.float64)
 
     def scaled(b_err: Sequence[Number]) -> Tensor:
@@ -269,7 +288,7 @@ def ratio_of(form: Form, fixed: Fixed, h: Tensor, ys: State, y1: State, found: l
             error = wide(h, y) * weighted(b_err, [k[i] for k in found])
             error = error + end * 0  # an infinite end would hide behind its own scale
             parts.append(error / (fixed.atol[i] + fixed.rtol[i] * torch.maximum(y.abs(), end.abs())))
-        ratio = size(form, parts, batch)
+        ratio = size_of(form, fixed, parts, h)
         return ratio.amax().expand(ratio.shape) if form.couple else ratio
 
     ratio = scaled(form.tableau.b_err)
@@ -294,8 +313,7 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
     proposed = torch.where(landed, torch.maximum(proposed, dt), proposed)
     attempted = at.attempted + running
     code = next_code(form, fixed, at, t1, proposed, accepted, ratio, attempted)
-    at_end = len(form.tableau.b) - 1
-    k1 = found[at_end] if form.tableau.fsal else slopes(form, pure, fixed, held, t1, y1)
+    k1 = slope_at_end(form, pure, fixed, held, t1, y1, found)
     memory = [torch.where(running, new, old) for new, old in zip(verdict.memory, at.memory)]
     after = Carry(
         in_totals((code == RUNNING).any(), at.tries + running.any(), at.slot + accepted.any(), at.until, at.fresh),

@@ -39,7 +39,7 @@ class Leaves(NamedTuple):
         parts = rows.detach().reshape(*before, layout.rows, layout.width).split(layout.widths, dim=-1)
         leaves: list[Tensor] = []
         for part, shape, columns in zip(parts, layout.shapes, self.columns):
-            whole = part.reshape(*before, *shape)
+            whole = part.reshape((*before, *shape))
             leaves += whole.unbind(-1) if columns else [whole]
         if len(leaves) > 1:  # no two inputs of a compiled loop may share memory
             return tuple(x.clone(memory_format=torch.contiguous_format) for x in leaves)

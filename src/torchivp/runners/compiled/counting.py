@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ...field import Field
-from ...methods.tableau import Tableau
-from .step import Form, extra_stages
+from ...methods.rosenbrock_tableau import RosenbrockTableau
+from .step import Form, at_end, extra_stages
 
 if TYPE_CHECKING:
     from .outputs import Found
@@ -27,6 +27,8 @@ def evaluations(form: Form, attempts: int, looked: Sequence[bool] | Tensor, goes
     tableau = form.tableau
     looked = torch.as_tensor(looked, dtype=torch.bool)
     total = attempts * (len(tableau.a) - 1) + int(looked.sum()) * len(extra_stages(form)[0])
+    if isinstance(tableau, RosenbrockTableau):
+        total += len(looked)  # a Jacobian in every step
     if tableau.fsal or not len(looked):
         return total
     slopes_at_ends = torch.ones_like(looked)
@@ -44,12 +46,10 @@ def looked_into(n: int, found: Found | None, ends: Tensor) -> Tensor:
     return looked
 
 
-def slope_at_end(tableau: Tableau, k: Tensor, looked: bool) -> Tensor:
+def slope_at_end(form: Form, k: Tensor, looked: bool) -> Tensor:
     """The slope ``[1, D]`` that a step with slopes ``k [S, D]`` hands on in plain PyTorch; ``[0, D]``: none."""
-    stages = len(tableau.b)
-    if tableau.fsal:
-        return k[stages - 1 : stages]
-    return k[stages : stages + (looked and tableau.dense is None)]
+    i = at_end(form, looked)
+    return k[:0] if i is None else k[i : i + 1]
 
 
 def count(field: Field, evaluations: int) -> None:

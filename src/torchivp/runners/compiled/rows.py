@@ -266,7 +266,6 @@ class StepByStep:
 
     def take(self, part: Part) -> None:
         problem, plan, state, new = self.problem, self.plan, self.out.state, written(self.loop.leaves, part)
-        tableau = plan.method.tableau  # type: ignore[attr-defined]
         weights = weights_of(problem, plan)
         if part.restarts:
             state.history, state.ready = (), False
@@ -294,7 +293,7 @@ class StepByStep:
             inside = any(not isinstance(x, AtEnds) for x in self.out.trajectory.outputs[outputs:])
             looked = inside or plan.dense or self.detector is not None
             self.looked.append(looked)
-            at_end = slope_at_end(tableau, k, looked)
+            at_end = slope_at_end(self.loop.form, k, looked)
             ready = len(at_end) > 0
             taken.step = step._replace(history=((t1, at_end.clone()),) if ready else (), ready=ready)
             settled = taken.settled()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import NoneType
 from typing import Any
 
 import torch
@@ -11,7 +12,10 @@ from torch import Tensor
 from ..._types import Rows
 from ...controllers import PID
 from ...errors import NotCompilable
-from ...methods.explicit_rk import ExplicitRungeKutta, coefficients
+from ...linalg.jacobian import Autograd
+from ...methods import Method
+from ...methods.explicit_rk import ExplicitRungeKutta
+from ...methods.rosenbrock_rk import Rosenbrock
 from ...per_sample.loop import RUNNING
 from ...per_sample.problem import RowsProblem
 from ...per_sample.tolerance import RowTolerance
@@ -20,7 +24,8 @@ from ...problem import Problem
 from ...state import Layout
 from ...transforms import recorded
 from .columns import Leaves
-from .step import Carry, Fixed, Form, NormOf
+from .rosenbrock import rosenbrock_stages
+from .step import Carry, Fixed, Form, NormOf, explicit_stages
 
 _UNROLL, _TINY = 2, 64  # in states of so few numbers the turns of a loop cost more than the steps
 _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, and so many numbers
@@ -29,7 +34,8 @@ _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, a
 def check(problem: Problem, plan: Plan, name: str) -> None:
     """Raise for what only the eager runner can do; the message says what."""
     reasons = {
-        f"{plan.method!r} (explicit Runge-Kutta methods do)": not isinstance(plan.method, ExplicitRungeKutta),
+        f"{plan.method!r} (explicit Runge-Kutta and Rosenbrock methods do)": stages_of(plan.method) is None,
+        "jac= or jac_sparsity=": not isinstance(problem.field.jacobian, Autograd | NoneType),
         "a complex state": problem.layout.dtype.is_complex,
         "on_step": plan.on_step is not None,
         "callbacks": plan.watch is not None,
@@ -50,6 +56,15 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
             raise NotCompilable(f"runner={name!r} does not go with {reason}. Write runner='eager'.")
 
 
+STAGES: dict[type[Method], Any] = {ExplicitRungeKutta: explicit_stages, Rosenbrock: rosenbrock_stages}
+"""Who takes the steps of a family of methods in a compiled loop."""
+
+
+def stages_of(method: Method) -> Any:
+    """Who takes the steps of this one; None: nobody."""
+    return next((stages for family, stages in STAGES.items() if isinstance(method, family)), None)
+
+
 def all_finite(x: float | Tensor) -> bool:
     return bool(torch.isfinite(x).all()) if isinstance(x, Tensor) else math.isfinite(x)
 
@@ -61,6 +76,7 @@ def form_of(
     tableau = plan.method.tableau  # type: ignore[attr-defined]
     by_rows = isinstance(problem, RowsProblem)
     return Form(
+        stages=stages_of(plan.method),
         tableau=tableau,
         controller=plan.controller
         if plan.controller.adaptive
@@ -82,8 +98,7 @@ def form_of(
 
 def weights_of(problem: Problem, plan: Plan) -> Tensor:
     """Of the method's interpolant, ``[P, S]``."""
-    tableau = plan.method.tableau  # type: ignore[attr-defined]
-    return coefficients(tableau, problem.y0.dtype, problem.y0.device).weights
+    return plan.method.interpolant(problem.y0.dtype, problem.y0.device)  # type: ignore[attr-defined]
 
 
 def slots_for(problem: Problem, plan: Plan, slopes: int) -> int:

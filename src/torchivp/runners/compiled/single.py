@@ -288,7 +288,6 @@ class StepByStep:
 
     def take(self, part: Part) -> None:
         state, plan, new = self.out.state, self.plan, written(self.loop.leaves, part)
-        tableau = plan.method.tableau  # type: ignore[attr-defined]
         weights = weights_of(self.problem, plan)
         self.looked, entries = [], []
         if part.restarts:
@@ -306,7 +305,7 @@ class StepByStep:
             state.rejected = state.attempted - state.accepted
             entry = keep(taken, self.out.trajectory, plan, state, self.detector)
             looked = entry.piece is not None or plan.dense or self.detector is not None
-            at_end = slope_at_end(tableau, k, looked)
+            at_end = slope_at_end(self.loop.form, k, looked)
             following = ((t1, at_end.clone()),) if len(at_end) else ()
             if self.out.tape is not None:
                 self.out.tape.add(entry._replace(looked_into=looked), Start(y0, state.history), Start(y1, following))

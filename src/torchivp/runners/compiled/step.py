@@ -16,6 +16,7 @@ from torch import Tensor
 from ...controllers import Controller
 from ...controllers.limits import _STRETCH
 from ...estimates import combined
+from ...methods.rosenbrock_tableau import RosenbrockTableau
 from ...methods.tableau import Number, Tableau, hermite
 from ...per_sample.loop import CODES, RUNNING
 from ...solution import Status
@@ -35,6 +36,7 @@ class Form:
     """What a compiled loop is made for; everything else are its arguments.
 
     Attributes:
+        stages: takes a step, as ``explicit_stages`` does.
         tableau, controller, error_order: as in ``Plan``.
         dtypes: of the state's tensors as ``f`` sees them; ``time_dtype`` of the time as ``f`` sees it.
         by_rows: rows have steps of their own; ``couple``: but take the same ones.
@@ -48,7 +50,8 @@ class Form:
         turned: time runs backwards (of some rows).
     """
 
-    tableau: Tableau
+    stages: Callable[..., tuple[list[State], State]]
+    tableau: Tableau | RosenbrockTableau
     controller: Controller
     error_order: int
     dtypes: tuple[torch.dtype, ...]
@@ -204,7 +207,7 @@ def weighted(weights: Sequence[Number], terms: Sequence[Tensor]) -> Tensor:
 
 def extra_stages(form: Form) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
     """Nodes and rows of the stages that only the interpolant needs."""
-    if not form.looks_inside:
+    if not (form.looks_inside and isinstance(form.tableau, Tableau)):
         return (), ()
     dense = form.tableau.dense or hermite(form.tableau)
     return tuple(map(float, dense.c)), tuple(tuple(map(float, row)) for row in dense.a)
@@ -217,13 +220,22 @@ def stage_count(form: Form) -> int:
 
 def slopes(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: State) -> tuple[Tensor, ...]:
     """``f`` at times inside the library, in working precision."""
-    t = torch.minimum(torch.maximum(t, fixed.first), fixed.last)
+    return asked_at(form, pure, fixed, held, limited(fixed, t), ys)
+
+
+def limited(fixed: Fixed, t: Tensor) -> Tensor:
+    """The time at which ``f`` may be asked instead of ``t``."""
+    return torch.minimum(torch.maximum(t, fixed.first), fixed.last)
+
+
+def asked_at(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: State) -> tuple[Tensor, ...]:
+    """``f`` at this very time."""
     t = t * fixed.sign if form.turned else t
     out = pure(t.to(form.time_dtype), [y.to(dtype) for y, dtype in zip(ys, form.dtypes)], held)
     return tuple((k.to(y.dtype) * wide(fixed.sign, y)) if form.turned else k.to(y.dtype) for k, y in zip(out, ys))
 
 
-def stages(
+def explicit_stages(
     form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, h: Tensor, ys: State, ks: State, rests: bool = False
 ) -> tuple[list[State], State]:
     """The slopes of a step that ends at ``t1``, stage by stage, and its end.
@@ -252,9 +264,22 @@ def stages(
 
 def slope_at_end(form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, y1: State, found: list[State]) -> State:
     """What the next step starts with: one of the slopes found, if one is there."""
-    at_end = len(form.tableau.b) - form.tableau.fsal
-    there = form.tableau.fsal or (form.looks_inside and form.tableau.dense is None)  # the cubic interpolant asks for it
-    return found[at_end] if there else slopes(form, pure, fixed, held, t1, y1)
+    i = at_end(form, form.looks_inside)
+    return slopes(form, pure, fixed, held, t1, y1) if i is None else found[i]
+
+
+def at_end(form: Form, looked: bool) -> int | None:
+    """Which of the slopes that a step finds is that at its end, if one is.
+
+    Args:
+        looked: those of its interpolant are there.
+    """
+    if not isinstance(form.tableau, Tableau):
+        return None
+    if form.tableau.fsal:
+        return len(form.tableau.b) - 1
+    cubic = looked and form.tableau.dense is None
+    return len(form.tableau.b) if cubic else None
 
 
 def size(norm: str, xs: State, batch: int) -> Tensor:
@@ -292,8 +317,9 @@ def ratio_of(form: Form, fixed: Fixed, h: Tensor, ys: State, y1: State, found: l
         return ratio.amax().expand(ratio.shape) if form.couple else ratio
 
     ratio = scaled(form.tableau.b_err)
-    if form.tableau.b_err_lower is not None:
-        ratio = combined(ratio, scaled(form.tableau.b_err_lower))
+    lower = getattr(form.tableau, "b_err_lower", None)
+    if lower is not None:
+        ratio = combined(ratio, scaled(lower))
     return ratio
 
 
@@ -304,7 +330,7 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
     t1 = torch.where(t + dt * _STRETCH >= ahead, ahead, t + dt)
     t1 = torch.where(running, t1, t)
     h = t1 - t
-    found, y1 = stages(form, pure, fixed, held, t1, h, at.ys, at.ks)
+    found, y1 = form.stages(form, pure, fixed, held, t1, h, at.ys, at.ks)
     ratio = ratio_of(form, fixed, h, at.ys, y1, found)
     verdict = form.controller.judge_rows(ratio, h, at.memory, form.error_order)
     accepted = verdict.accepted & running

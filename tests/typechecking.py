@@ -17,6 +17,7 @@ TRACED = (
     "torchivp.controllers.fixed",
     "torchivp.compat.torchdiffeq.control",
     "torchivp.compat.torchdiffeq.functions",
+    "torchivp.compat.torchdiffeq.norms",
     "torchivp.methods.tableau",
     "torchivp.estimates",
     "torchivp.nn.ode_block",

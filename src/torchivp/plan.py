@@ -41,7 +41,7 @@ class Plan:
         watch: sees every attempt.
         one_by_one: the trajectory has to hold the steps that contain outputs, because a gradient is attached to them.
         watch_stiffness: warn where an explicit method solves a stiff problem.
-        run, run_back, with_gradient: of the runner (see ``runners.Runner``).
+        run, steps_back, with_gradient: of the runner (see ``runners.Runner``).
     """
 
     method: Method
@@ -61,8 +61,8 @@ class Plan:
     one_by_one: bool = False
     watch_stiffness: bool = False
     run: Callable[..., Any] = field(kw_only=True)
-    run_back: Callable[..., Any] = field(kw_only=True)
     with_gradient: Callable[..., Any] | None = None
+    steps_back: Callable[..., Any] | None = None
 
     @property
     def steps_vary(self) -> bool:

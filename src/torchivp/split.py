@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._types import PyTree, VectorField
+from ._types import PyTree
 from .errors import InputTypeError
 from .state import flatten, unflatten
 
@@ -29,7 +29,7 @@ class Split:
     Source: Kennedy & Carpenter 2003, doi:10.1016/S0168-9274(02)00138-1.
     """
 
-    def __init__(self, implicit: VectorField, explicit: VectorField):
+    def __init__(self, implicit: Any, explicit: Any):
         for name, part in (("implicit", implicit), ("explicit", explicit)):
             if not callable(part):
                 raise InputTypeError(

@@ -32,8 +32,23 @@ def max_norm(x: Tensor) -> Tensor:
 def norm_for(name: str | Callable[[PyTree], Tensor], layout: Layout) -> Norm:
     """The ``norm=`` of the front door: by name, or a function of the scaled error in the form of the state."""
     if callable(name):
-        return lambda x: torch.as_tensor(name(layout.unravel(x)))
+        return OfState(name, layout)
     return named("norm", name, {"rms": lambda: rms_norm, "max": lambda: max_norm, "rows": lambda: of_rows_of(layout)})()
+
+
+@dataclass(frozen=True)
+class OfState:
+    """A norm of the scaled error in the form of the state.
+
+    Args:
+        norm: the user's; layout: of the state.
+    """
+
+    norm: Callable[[PyTree], Tensor]
+    layout: Layout
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.norm(self.layout.unravel(x)))
 
 
 def of_rows_of(layout: Layout) -> Norm:

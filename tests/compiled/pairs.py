@@ -42,7 +42,7 @@ def both(f: Any, y0: Any, t: Any, args: Any = None, **settings: Any) -> tuple[An
         return tuple(torchivp.solve(f, y0, t, args, runner=runner, **settings) for runner in ("eager", "compiled"))  # type: ignore[return-value]
 
 
-def assert_same(eager: Any, compiled: Any, tol: float = 1e-10) -> None:
+def assert_same(eager: Any, compiled: Any, tol: float = 1e-10, nfe: bool = True) -> None:
     """Same times, values, statuses, messages and steps."""
     pairs = zip(torch.utils._pytree.tree_leaves(eager.y), torch.utils._pytree.tree_leaves(compiled.y))
     torch.testing.assert_close(compiled.t, eager.t, rtol=0, atol=1e-9, equal_nan=True)
@@ -50,7 +50,7 @@ def assert_same(eager: Any, compiled: Any, tol: float = 1e-10) -> None:
         torch.testing.assert_close(b, a, rtol=tol, atol=tol, equal_nan=True)
     assert compiled.status == eager.status
     assert compiled.message == eager.message
-    for name in ("attempted", "accepted", "rejected"):
+    for name in ("attempted", "accepted", "rejected", *(["nfe", "njev", "nlu"] if nfe else [])):
         a, b = (torch.as_tensor(getattr(sol.stats, name)) for sol in (eager, compiled))
         assert torch.equal(a, b), name
 

@@ -17,18 +17,21 @@ TURN = nn.Linear(2, 2).double()
 DRIVE = torch.tensor(0.3, dtype=torch64, requires_grad=True)
 
 
+EVENT = torchivp.Event(lambda t, y, args: t - 1.3 + 0.01 * y[0])
+END = torchivp.Event(lambda t, y, args: t - 2.1 + 0.01 * y[0], terminal=True)
+
+
 def f(t: Tensor, y: Tensor, args: dict[str, Tensor]) -> Tensor:
     """Parameters of a module, a tensor that is closed over, and one in args."""
     t = t.unsqueeze(-1) if y.dim() > 1 else t
     return torch.tanh(TURN(y)) + DRIVE * torch.cos(args["w"] * t) * y
 
 
-def gradient(runner: str, y0: Tensor, batch_dims: int = 0, gradient: Any = "discrete") -> list[Tensor]:
+def gradient(runner: str, y0: Tensor, batch_dims: int = 0, gradient: Any = "discrete", **settings: Any) -> list[Tensor]:
     y0 = y0.clone().requires_grad_()
     w = torch.tensor(2.0, dtype=torch64, requires_grad=True)
-    sol = torchivp.solve(
-        f, y0, TIMES, {"w": w}, method="bosh3", runner=runner, batch_dims=batch_dims, gradient=gradient, rtol=1e-4
-    )
+    settings = {"method": "bosh3", "rtol": 1e-4, "t": TIMES, **settings}
+    sol = torchivp.solve(f, y0, args={"w": w}, runner=runner, batch_dims=batch_dims, gradient=gradient, **settings)
     weights = torch.linspace(0.5, 1.5, sol.y.numel(), dtype=torch64).view_as(sol.y)
     return [*torch.autograd.grad((weights * sol.y).sum(), [y0, w, DRIVE, *TURN.parameters()])]
 
@@ -55,9 +58,56 @@ def test_a_parameter_changed_between_two_solves() -> None:
 
 
 @pytest.mark.slow
-def test_the_continuous_adjoint_over_a_compiled_forward_pass() -> None:
-    for eager, compiled in zip(*(gradient(runner, Y0, gradient="adjoint") for runner in ("eager", "compiled"))):
-        torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-9)
+def test_the_continuous_adjoint() -> None:
+    """One program solves backwards from any output to the one before it."""
+    for factor in (1.0, 0.5):  # the second without a compilation
+        before = len(torchivp.compilations())
+        pairs = zip(*(gradient(runner, factor * Y0, gradient="adjoint") for runner in ("eager", "compiled")))
+        for eager, compiled in pairs:
+            torch.testing.assert_close(compiled, eager, rtol=1e-10, atol=1e-10)
+    made = torchivp.compilations()
+    assert len(made) == before
+    assert made[-1].what == "loop"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"t": -TIMES},
+        {"gradient": torchivp.gradients.Adjoint(norm="full")},
+        {"method": "rk4", "dt": 0.1, "rtol": 1e-3, "jump_times": [0.7]},
+        {"gradient": "interpolated"},
+    ],
+    ids=["backwards in time", "full norm", "fixed steps", "interpolated"],
+)
+def test_other_continuous_adjoints(settings: dict[str, Any]) -> None:
+    pairs = zip(*(gradient(runner, Y0, **{"gradient": "adjoint", **settings}) for runner in ("eager", "compiled")))
+    for eager, compiled in pairs:
+        torch.testing.assert_close(compiled, eager, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "how",
+    [{"dense": True}, {"events": [EVENT]}, {"events": [EVENT, END], "save": "steps"}],
+    ids=["dense", "event", "end"],
+)
+def test_gradients_of_what_lies_inside_steps(how: dict[str, Any]) -> None:
+    """Dense output and events; with one that ends the solve, the steps behind it count for nothing."""
+    found = []
+    for runner in ("eager", "compiled"):
+        y0 = Y0.clone().requires_grad_()
+        args = {"w": torch.tensor(2.0, dtype=torch64, requires_grad=True)}
+        sol = torchivp.solve(f, y0, TIMES, args, method="bosh3", runner=runner, rtol=1e-4, **how)
+        if sol.t_events is None:
+            values = sol(torch.linspace(0.1, 2.9, 7, dtype=torch64))
+        else:
+            assert all(len(t) for t in sol.t_events)
+            values = torch.cat([*sol.t_events, *(y.flatten() for y in sol.y_events), sol.y.flatten()])
+        grads = torch.autograd.grad((values**2).sum(), [y0, args["w"], DRIVE, *TURN.parameters()])
+        found.append([values, *grads, torch.tensor([sol.stats.nfe, sol.stats.replayed])])
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.slow

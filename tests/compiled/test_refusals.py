@@ -29,11 +29,10 @@ def solve(f: Any = SWING, y0: Any = Y0, **settings: Any) -> Any:
         ({"method": "reversible_heun"}, "explicit Runge-Kutta"),
         ({"y0": Y0 * 1j, "f": lambda t, y: 1j * y}, "complex"),
         ({"on_step": lambda t, y: None}, "on_step"),
-        ({"norm": lambda y: y.abs().max()}, "norm"),
-        ({"norm": "rows"}, "norm"),
+        ({"norm": lambda y: y.abs().max() if y[0] > 0 else y.abs().sum()}, "norm"),
         ({"y0": torch.ones(2, 2), "batch_dims": 1, "compact": True, "f": lambda t, y: -y}, "compact"),
     ],
-    ids=["adams", "reversible", "complex", "on_step", "norm", "rows", "compact"],
+    ids=["adams", "reversible", "complex", "on_step", "norm", "compact"],
 )
 def test_settings(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(NotCompilable, match=f"runner='compiled' does not go with.*{named}"):
@@ -119,7 +118,7 @@ class TestDropIn:
             ("rk4", {"interp": "linear"}, "explicit Runge-Kutta"),
             ("rk4", {"perturb": True}, "perturb"),
             ("dopri5", {"max_num_steps": 100}, "max_num_steps"),
-            ("dopri5", {"norm": lambda y: y.abs().mean()}, "norm"),
+            ("dopri5", {"norm": lambda y: y.abs().mean().item()}, "norm"),
             ("scipy_solver", {}, "takes its steps itself"),
         ],
     )

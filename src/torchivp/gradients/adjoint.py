@@ -11,7 +11,7 @@ P. Kidger, R. T. Q. Chen, T. Lyons, "Hey, that's not an ODE" (2021), doi:10.4855
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,9 @@ from torch import Tensor
 from .._types import BackwardRow, Rows
 from ..errors import InputError
 from ..field import Field
-from ..loop import TakenStep
+from ..loop import LoopState, TakenStep
+from ..plan import Plan
+from ..problem import Problem
 from ..state import Layout
 from ..tolerance import Norm, Tolerance
 from .backsolve import Linearised, System
@@ -112,15 +114,28 @@ class Beside(System):
     def tolerance(self, forward: Tolerance) -> Tolerance:
         return widened(forward, 2, 1, seminorm(forward.norm, self.size))
 
+    def in_one(self, steps_back: Callable[..., Any]) -> System:
+        return Inside(self.linear, self.last, 2, steps_back)
+
     def check(self, rtol: float) -> None:
         check_drift(self.drift, most_drift(rtol), "The state")
 
 
 class Inside(System):
-    """Rows of state, adjoint and the gradients of the parameters, all of them in the error norm."""
+    """Rows of state, adjoint and the gradients of the parameters.
 
-    def __init__(self, linear: Linearised, y: Rows):
-        self.linear = linear
+    Args:
+        linear: the forward field.
+        y: a state, for its size and dtype.
+        parts: how many of these are in the error norm; None: all.
+        steps_back: of the runner.
+    """
+
+    def __init__(
+        self, linear: Linearised, y: Rows, parts: int | None = None, steps_back: Callable[..., Any] | None = None
+    ):
+        self.linear, self.parts, self.steps_back = linear, parts, steps_back
+        self.norm: Norm | None = None
         self.layout = Layout((y, y, *(p.detach() for p in linear.params)))
         self.field = Field(self.slope, self.layout, direction=-1)
         self.drift, self.last = y.new_zeros(()).real, y
@@ -147,11 +162,21 @@ class Inside(System):
     def parameters(self, row: BackwardRow) -> list[Tensor]:
         return list(self.layout.unravel(row)[2:])
 
+    def in_one(self, steps_back: Callable[..., Any]) -> System:
+        return Inside(self.linear, self.last, None, steps_back)
+
+    def steps(self, problem: Problem, plan: Plan, state: LoopState) -> Iterator[TakenStep | None]:
+        linear, found = self.linear, None
+        if self.steps_back is not None:
+            found = self.steps_back(linear.field, linear.params, problem, plan, state, self.norm, self.parts)
+        return super().steps(problem, plan, state) if found is None else found
+
     def tolerance(self, forward: Tolerance) -> Tolerance:
-        sizes = self.layout.sizes
+        sizes, self.norm = self.layout.sizes, forward.norm
 
         def largest(row: Tensor) -> Tensor:
-            return torch.stack([torch.as_tensor(forward.norm(part)) for part in row.split(sizes, dim=1)]).amax()
+            parts = row.split(sizes, dim=1)[: self.parts]
+            return torch.stack([torch.as_tensor(forward.norm(part)) for part in parts]).amax()
 
         y = sizes[0]
         rest = self.layout.size - 2 * y

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,6 +68,17 @@ class System(ABC):
     @abstractmethod
     def tolerance(self, forward: Tolerance) -> Tolerance:
         """What is small in a row, from what is small in a state."""
+
+    def in_one(self, steps_back: Callable[..., Any]) -> System | None:
+        """The same with the integrals for the parameters in the state, for the ``steps_back`` of a runner; None: there is no
+        such thing."""
+        return None
+
+    def steps(self, problem: Problem, plan: Plan, state: LoopState) -> Iterator[TakenStep | None]:
+        """Solve backwards, and stop after every accepted step, or at least at all of ``problem.t``, where ``state.y`` may be
+        changed."""
+        start(problem, plan, state)
+        return march(problem, plan, state)
 
     def took(self, taken: TakenStep) -> None:
         """Called after every accepted step."""
@@ -178,9 +190,9 @@ def solve_back(system: System, outputs: Outputs, tolerance: Tolerance, plan_for:
     plan = plan_for(problem)
     number = {-t: i for i, t in enumerate(times)}
     state = LoopState(problem.t0, problem.y0, math.inf)
-    start(problem, plan, state)
-    for taken in march(problem, plan, state):
-        system.took(taken)
+    for taken in system.steps(problem, plan, state):
+        if taken is not None:
+            system.took(taken)
         i = number.get(state.t)
         if i is not None:
             landed = system.land(state.y, states[i], cotangents[i])

@@ -137,8 +137,7 @@ class BackwardGradient(Gradient):
             limits,
             saving.EndOnly(),
             max_steps=plan.max_steps,
-            run=plan.run_back,
-            run_back=plan.run_back,
+            run=plan.run,
         )
 
     def tolerance_for(self, problem: Problem) -> Tolerance:
@@ -202,6 +201,8 @@ class Backward(BackwardPass):
         problem, user_times = self.problem, self.inputs.times
         outputs = Outputs(self.times, states, cotangents)
         system = self.how.system(linear, problem.y0.detach(), self.kept)
+        if self.plan.steps_back is not None:
+            system = system.in_one(self.plan.steps_back) or system
         back = solve_back(system, outputs, self.how.tolerance_for(problem), self._plan)
         at_times = None
         if user_times is not None:

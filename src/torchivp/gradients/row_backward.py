@@ -77,9 +77,7 @@ class RowBackward(BackwardPass):
             jumps=None if forward.jumps is None else -forward.jumps,
         )
         most = 1_000 + 50 * int(self.counters["attempted"].max())
-        return Plan(
-            method, controller, limits, RowEnds(), max_steps=most, run=self.plan.run_back, run_back=self.plan.run_back
-        )
+        return Plan(method, controller, limits, RowEnds(), max_steps=most, run=self.plan.run)
 
 
 def check_fits(how: BackwardGradient, method: Method, plan: Plan) -> None:

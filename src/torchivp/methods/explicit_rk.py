@@ -46,6 +46,10 @@ class ExplicitRungeKutta(Method):
         history = ((span.t1, stages.kept(slope)),) if rk.fsal else ()
         return Step(y1, k, rk.weights, error, history, rk.fsal, error_lower)
 
+    def interpolant(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The weights of its interpolant, ``[P, S]``."""
+        return coefficients(self.tableau, dtype, device).weights
+
     def dense(self, field: Field, span: Span, y: Rows, step: Step) -> Step:
         rk = coefficients(self.tableau, y.dtype, y.device)
         if not rk.dense_a:

@@ -55,6 +55,10 @@ class Rosenbrock(Method):
         history = ((span.t1, slope.clone()),) if rb.fsal else ()
         return Step(y1, k, rb.weights, error, history, ready=rb.fsal)
 
+    def interpolant(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The weights of its interpolant, ``[P, S]``."""
+        return coefficients(self.tableau, dtype, device).weights
+
 
 def drifting(slope: Rows, d: float, by_time: Rows | None) -> Rows:
     """``slope + d dt f_t``."""

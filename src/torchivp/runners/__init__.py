@@ -15,14 +15,15 @@ class Runner(NamedTuple):
     """
     Attributes:
         run: runs the loop: ``run(problem, plan, new_tape=..., known=...)``.
-        run_back: the same for the backward solves of continuous adjoints.
+        steps_back: the steps of a backward solve for a continuous adjoint (``compiled.back.steps``), if the runner has a way of
+            its own.
         with_gradient: ``with_gradient(problem, plan)`` runs it with the gradient of ``discrete``, if the runner has a way of its
             own; None, or an answer of None, leave that to ``gradients``.
     """
 
     run: Callable[..., Any]
-    run_back: Callable[..., Any]
     with_gradient: Callable[..., Any] | None = None
+    steps_back: Callable[..., Any] | None = None
 
 
 def _no_compaction(*problem_and_plan: Any, **settings: Any) -> Any:
@@ -33,21 +34,21 @@ _auto = Auto(run, compiled.single.run, compiled.single.with_gradient)
 _auto_rows = Auto(rows.run, compiled.rows.run, compiled.rows.with_gradient)
 
 RUNNERS = {
-    "eager": Runner(run, run),
-    "compiled": Runner(compiled.single.run, run, compiled.single.with_gradient),
-    "cuda_graph": Runner(cuda_graph.run, run),
-    "auto": Runner(_auto.run, run, _auto.with_gradient),
+    "eager": Runner(run),
+    "compiled": Runner(compiled.single.run, compiled.single.with_gradient, compiled.back.steps),
+    "cuda_graph": Runner(cuda_graph.run),
+    "auto": Runner(_auto.run, _auto.with_gradient),
 }
 ROW_RUNNERS = {
-    "eager": Runner(rows.run, rows.run),
-    "compiled": Runner(compiled.rows.run, rows.run, compiled.rows.with_gradient),
-    "cuda_graph": Runner(cuda_graph.run_rows, rows.run),
-    "auto": Runner(_auto_rows.run, rows.run, _auto_rows.with_gradient),
+    "eager": Runner(rows.run),
+    "compiled": Runner(compiled.rows.run, compiled.rows.with_gradient),
+    "cuda_graph": Runner(cuda_graph.run_rows),
+    "auto": Runner(_auto_rows.run, _auto_rows.with_gradient),
 }
 COMPACT_RUNNERS = {
-    "eager": Runner(rows.run_compacted, rows.run_compacted),
-    "compiled": Runner(_no_compaction, _no_compaction),
-    "auto": Runner(rows.run_compacted, rows.run_compacted),
+    "eager": Runner(rows.run_compacted),
+    "compiled": Runner(_no_compaction),
+    "auto": Runner(rows.run_compacted),
 }
 INLINE = dict.fromkeys(("compiled", "auto"), compiled.inline)  # runners that can solve inside a graph being traced
 

@@ -1,8 +1,8 @@
 """Radau IIA of two stages.
 
 Order 3, 2 fully implicit stages, L-stable, stiffly accurate (FSAL), embedded order 2, the interpolant has the slopes at the
-start and the nodes (order 3). The estimate compares with the quadrature on 0, 1/3 and 1 that has the weight gamma = 1 / sqrt(6) at
-the start (the modulus of the eigenvalues of A), and is smoothed by ``(I - gamma dt J)^-1``, as that of ``radau5``.
+start and the nodes (order 3). The estimate compares with the quadrature on 0, 1/3 and 1 that has the weight gamma = 1 / sqrt(6)
+at the start (the modulus of the eigenvalues of A), and is smoothed by ``(I - gamma dt J)^-1``, as that of ``radau5``.
 Source: Hairer & Wanner, Solving ODEs II, table IV.5.5 and section IV.8, doi:10.1007/978-3-642-05221-7.
 """
 

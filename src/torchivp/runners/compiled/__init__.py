@@ -1,5 +1,5 @@
 """``runner="compiled"``: the whole loop as one program."""
 
-from . import inline, rows, single
+from . import back, inline, rows, single
 
-__all__ = ["inline", "rows", "single"]
+__all__ = ["back", "inline", "rows", "single"]

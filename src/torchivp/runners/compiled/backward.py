@@ -11,7 +11,7 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from .program import Record
 from .pure import Pure
-from .step import Fixed, Form, State, slopes, stage_count, stages, wide
+from .step import Fixed, Form, State, slope_at_end, slopes, stage_count, wide
 
 
 class Adjoint(NamedTuple):
@@ -128,8 +128,8 @@ def step_back(
 
     def again(ys: State, ks: State, some: State) -> tuple[State, State, list[State]]:
         all_held = exchanged(held, wanted, some)
-        found, y1 = stages(form, pure, fixed, all_held, t1, h, ys, ks, rests=form.by_rows)
-        k1 = found[len(form.tableau.b) - 1] if form.tableau.fsal else slopes(form, pure, fixed, all_held, t1, y1)
+        found, y1 = form.stages(form, pure, fixed, all_held, t1, h, ys, ks, rests=form.by_rows)
+        k1 = slope_at_end(form, pure, fixed, all_held, t1, y1, found)
         return tuple(y1), tuple(k1), [tuple(k) for k in found]
 
     def where_taken(xs: State) -> tuple[Tensor, ...]:

@@ -27,6 +27,11 @@ class Leaves(NamedTuple):
     layout: Layout
     columns: tuple[int, ...]
 
+    @classmethod
+    def whole(cls, layout: Layout) -> Leaves:
+        """The tensors of the state themselves."""
+        return cls(layout, (0,) * len(layout.shapes))
+
     def of(self, rows: Tensor, lead: int = 0) -> tuple[Tensor, ...]:
         """The tensors ``[*lead, *batch, ...]`` of states ``[*lead, B, D]`` (or ``[1, B * D]``), in working precision."""
         layout = self.layout
@@ -34,9 +39,11 @@ class Leaves(NamedTuple):
         parts = rows.detach().reshape(*before, layout.rows, layout.width).split(layout.widths, dim=-1)
         leaves: list[Tensor] = []
         for part, shape, columns in zip(parts, layout.shapes, self.columns):
-            whole = part.reshape(*before, *shape)
-            leaves += [x.contiguous() for x in whole.unbind(-1)] if columns else [whole.contiguous()]
-        return tuple(leaves)
+            whole = part.reshape((*before, *shape))
+            leaves += whole.unbind(-1) if columns else [whole]
+        if len(leaves) > 1:  # no two inputs of a compiled loop may share memory
+            return tuple(x.clone(memory_format=torch.contiguous_format) for x in leaves)
+        return tuple(x.contiguous() for x in leaves)
 
     def rows(self, leaves: Sequence[Tensor], lead: int = 0) -> Tensor:
         """States ``[*lead, B, D]`` from their tensors."""

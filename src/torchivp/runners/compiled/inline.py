@@ -27,7 +27,7 @@ from .compile import keep_saved_buffers
 from .program import Record, make_program, new_record
 from .pure import Pure
 from .starting import all_finite, first_step
-from .step import NONFINITE, SUCCESS, Carry, Fixed, Form, State, in_rows, in_totals, slopes, wide
+from .step import NONFINITE, SUCCESS, Carry, Fixed, Form, State, explicit_stages, in_rows, in_totals, slopes, wide
 
 ROOM = 256  # accepted adaptive steps that a training pass holds where max_steps was not given
 _MAX_STEPS = 100_000
@@ -102,6 +102,7 @@ def terms(
     first, last = limits._first(limits.start), limits._last(limits.end)
     return Terms(
         form=Form(
+            stages=explicit_stages,
             tableau=method.tableau,  # type: ignore[attr-defined]
             controller=controller,
             error_order=method.error_order or method.order,

@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 from ...errors import NotCompilable
+from ...field import Field
 from ...per_sample.loop import RUNNING
 from ...plan import Plan
 from ...problem import Problem
 from .columns import Leaves
 from .compile import compiled, not_compiled
+from .counting import count
+from .derivatives import derivative_of
+from .norms import norm_of
 from .program import Program, Record, make_program, new_record
 from .pure import Pure, Seen, tracer_of, uncounted
 from .setup import form_of, slots_for
@@ -67,25 +71,21 @@ class Part(NamedTuple):
 
 
 class Loop:
-    """A compiled loop for one problem.
+    """A compiled loop.
 
     Args:
-        problem, plan: of the solve; ``kind``: of the loop.
-        writes: the accepted steps are wanted; ``slopes``: with so many of their slopes (see ``Form``).
-        looks_inside: and what their interpolants need.
-
-    Attributes:
+        field: counts the evaluations of ``f``; ``kind``: how the loop runs; ``form``: what it is made for.
         seen: ``f`` as a pure function, with the tensors it holds; ``leaves``: the tensors of the state it takes.
+        weights: the tensors that the norm holds.
     """
 
-    def __init__(self, problem: Problem, plan: Plan, kind: Kind, *, writes: bool, slopes: int, looks_inside: bool):
-        self.problem, self.kind = problem, kind
-        slots = slots_for(problem, plan, slopes) if writes else 0
-        seen = look_at(problem, kind.name)
-        self.seen = seen._replace(pure=seen.pure.in_columns) if kind.fuses else seen
-        self.leaves = Leaves(problem.layout, self.seen.pure.columns)
-        self.form = form_of(problem, plan, self.leaves, slots=slots, slopes=slopes, looks_inside=looks_inside)
-        self.program = kind.program_for(self.form, self.seen.pure)
+    def __init__(
+        self, field: Field, kind: Kind, form: Form, seen: Seen, leaves: Leaves, weights: tuple[Tensor, ...] = ()
+    ):
+        self.field, self.kind, self.form, self.seen = field, kind, form, seen
+        self.leaves, self.weights = leaves, weights
+        self.held = [x.detach() if x.requires_grad else x for x in seen.held]
+        self.program = kind.program_for(form, seen.pure)
         self.attempts = _FIRST
 
     def march(self, carry: Carry, fixed: Fixed, restarts: bool = True, asks: int = 0) -> Iterator[Part]:
@@ -96,20 +96,42 @@ class Loop:
             restarts: as in ``Part``, of the first call; ``asks``: evaluations of ``f`` in it beside those of the attempts.
         """
         _, tries, _, _, fresh = carry.totals.tolist()
-        running = True
+        fixed, running = fixed._replace(weights=self.weights), True
         while running:
             totals = torch.tensor([1, tries, 0, tries + self.attempts, fresh], device=carry.totals.device)
             start = carry._replace(totals=totals)
             record: Any = new_record(self.form, start.t.shape, start.ys) if self.form.slots else None
             began = time.perf_counter()
             with torch.no_grad():
-                carry = self.program(start, fixed, self.seen.held, record)
+                carry = self.program(start, fixed, self.held, record)
             before, (_, tries, steps, _, _) = tries, carry.totals.tolist()
             self.attempts = attempts_for(tries - before, time.perf_counter() - began)
-            count(self.problem, (tries - before) * evaluations_of(self.form) + asks * (tries > before))
+            count(self.field, asks * (tries > before))
             yield Part(record, fixed, carry, steps, restarts)
             fresh, restarts, asks = 0, False, 0
             running = bool((carry.code == RUNNING).any())
+
+
+def loop_for(problem: Problem, plan: Plan, kind: Kind, *, writes: bool, slopes: int, looks_inside: bool) -> Loop:
+    """The loop for one problem.
+
+    Args:
+        problem, plan: of the solve; ``kind``: of the loop.
+        writes: the accepted steps are wanted; ``slopes``: with so many of their slopes (see ``Form``).
+        looks_inside: and what their interpolants need.
+    """
+    slots = slots_for(problem, plan, slopes) if writes else 0
+    norm, weights = norm_of(problem, plan)
+    seen = look_at(problem.field, problem.t0, problem.finite_start(), kind.name)
+    if kind.fuses and isinstance(norm, str):
+        seen = seen._replace(pure=seen.pure.in_columns)
+    leaves = Leaves(problem.layout, seen.pure.columns)
+    form = form_of(problem, plan, leaves, slots=slots, slopes=slopes, looks_inside=looks_inside, norm=norm)
+    if plan.method.uses_jacobian:  # before the loop, which finds it again
+        t = problem.field.time(problem.t0).to(problem.layout.real_dtype)
+        ys = [y.to(dtype) for y, dtype in zip(leaves.of(problem.finite_start()), form.dtypes)]
+        derivative_of(seen.pure, t, ys, seen.held)
+    return Loop(problem.field, kind, form, seen, leaves, weights)
 
 
 def refuse_lost_gradient(problem: Problem, loop: Loop) -> None:
@@ -121,12 +143,12 @@ def refuse_lost_gradient(problem: Problem, loop: Loop) -> None:
         )
 
 
-def look_at(problem: Problem, name: str) -> Seen:
-    """Trace ``f`` at the start of the solve."""
-    layout, field = problem.layout, problem.field
+def look_at(field: Field, t: Any, y: Tensor, name: str) -> Seen:
+    """Trace ``f`` at the time ``t`` (of each row) and the state ``y [1, D]``."""
+    layout = field.layout
     with torch.no_grad():
-        time_there = field.time(problem.t0).to(layout.real_dtype)
-        state = layout.unravel(problem.finite_start().detach())
+        time_there = field.time(t).to(layout.real_dtype)
+        state = layout.unravel(y.detach())
         f = uncounted(field.f)
         try:
             seen = tracer_of(f)(f, time_there, state, field.args)
@@ -153,32 +175,19 @@ def program_for(form: Form, pure: Pure) -> Program:
 COMPILED = Kind("compiled", program_for)
 
 
-def count(problem: Problem, evaluations: int) -> None:
-    """Evaluations of ``f`` that Python does not see: for the statistics, and for an ``f`` that counts its own."""
-    problem.field.evaluations += evaluations
-    counts = getattr(problem.field.f, "count_more", None)
-    if counts is not None:
-        counts(evaluations)
-
-
 def attempts_for(made: int, seconds: float) -> int:
     """How many attempts the next call should make."""
     return max(_LEAST, min(2**40, int(made * _SECONDS / max(seconds, 1e-6)))) if made else _FIRST
 
 
-def evaluations_of(form: Form) -> int:
-    """Evaluations of ``f`` in one attempt."""
-    extra = len((form.tableau.dense.c if form.tableau.dense else ()) if form.looks_inside else ())
-    return len(form.tableau.a) - 1 + extra + (not form.tableau.fsal)
-
-
-def written(leaves: Leaves, call: Part) -> Written:
+def written(loop: Loop, call: Part) -> Written:
     """What a call wrote down, rows by rows."""
+    leaves = loop.leaves
     n, rows, at = call.steps, leaves.layout.rows, call.end
     part = call.record.first(n)
     y0 = leaves.rows(part.ys, 1)
     y1 = torch.cat([y0[1:], leaves.rows(at.ys).unsqueeze(0)])[:n]
     return Written(
         part.accepted.reshape(n, rows), part.tries, part.t.reshape(n, rows), part.t1.reshape(n, rows), y0, y1,
-        leaves.rows(part.ks, 2) if part.ks else y0.unsqueeze(1)[:, :0],
+        leaves.rows(part.ks, 2)[:, loop.form.lead :] if part.ks else y0.unsqueeze(1)[:, :0],
     )  # fmt: skip

@@ -16,7 +16,7 @@ from ...per_sample.events import RowDetector
 from ...per_sample.loop import CODES, RUNNING, RowsState, RowsTaken, begin, start
 from ...per_sample.problem import RowsProblem
 from ...per_sample.saving import RowEnds, RowSteps, RowTimes
-from ...per_sample.trajectory import RowTrajectory, Values
+from ...per_sample.trajectory import AtEnds, RowTrajectory, Values
 from ...plan import Plan
 from ...progress import watched
 from ...solution import Status
@@ -24,11 +24,14 @@ from ...span import RowSpan, spread
 from ...trajectory import Start, Tape
 from ..eager import UNKNOWN, KnownSlope, Run
 from ..rows import caught, finished, first_outputs, keep
+from .counting import count, count_systems, evaluations, looked_into, slope_at_end
 from .gradient import Outcome
-from .march import COMPILED, Kind, Loop, Part, refuse_lost_gradient, written
+from .march import COMPILED, Kind, Loop, Part, loop_for, refuse_lost_gradient, written
 from .outputs import Found, ends_of, values_at
 from .setup import carry_of, check, fixed_of, weights_of
 from .step import ALL, SUCCESS, Carry
+
+TAKEN = [CODES.index(s) for s in (Status.SUCCESS, Status.EVENT, Status.MAX_STEPS)]
 
 
 @dataclass
@@ -90,10 +93,10 @@ def with_gradient(problem: RowsProblem, plan: Plan) -> Run | None:
     if writer.loop is None:
         trajectory.end = out.state.y = problem.y0
         return out
-    outcome = Outcome(problem, writer.loop, writer.parts, writer.found, out.state.y, writer.weights)
+    outcome = Outcome(problem, writer.loop, writer.parts, writer.found, writer.looks, out.state.y, writer.weights)
     outcome.counters = out.counters
     if problem.y0.requires_grad or outcome.wanted:
-        values, trajectory.end = outcome.attached()
+        values, trajectory.end = outcome.attached()[:2]
         out.state.y, out.recorded = trajectory.end, True
         parts = iter(values.split([len(o.t) for o in trajectory.outputs if isinstance(o, Values)]))
         trajectory.outputs = [
@@ -119,15 +122,19 @@ def solve(problem: RowsProblem, plan: Plan, out: Run, writer: AtOnce | StepBySte
         if not state.alive:
             return
         writer.start()
-        writer.loop = loop = Loop(
+        writer.loop = loop = loop_for(
             problem, plan, kind, writes=writer.wanted, slopes=writer.slopes, looks_inside=writer.looks_inside
         )
         refuse_lost_gradient(problem, loop)
 
         def parts() -> Iterator[Part]:
             for part in march(loop, problem, plan, state):
+                before = int(state.attempted.max())
                 writer.take(part)
                 writer.read_back(part.end)
+                attempts = int(state.attempted.max())
+                count(problem.field, evaluations(loop.form, attempts - before, writer.looked, goes_on(state)))
+                count_systems(problem.field, loop.form, attempts - before, part.steps)
                 yield part
 
         try:
@@ -144,6 +151,13 @@ def unfinished(plan: Plan, state: CompiledState) -> Tensor:
     """The rows ``[B]`` that would go on: between two calls they run, or wait at a jump."""
     code = state.code
     return ((code == RUNNING) | (code == SUCCESS)) & (state.t < plan.limits.end)
+
+
+def goes_on(state: CompiledState) -> bool:
+    """Whether an attempt comes after the last step that any row took."""
+    code, attempted = state.code, state.attempted
+    last = code[attempted == attempted.max()]  # who failed in the last attempt did not take it
+    return bool((code == RUNNING).any() or not (last[:, None] == torch.tensor(TAKEN, device=code.device)).any())
 
 
 def march(loop: Loop, problem: RowsProblem, plan: Plan, state: CompiledState) -> Iterator[Part]:
@@ -208,21 +222,25 @@ class AtOnce:
         self.loop: Any = None
         self.parts: list[Part] = []
         self.found: list[Found | None] = []
+        self.looks: list[Tensor] = []
 
     def start(self) -> None:
         pass
 
     def take(self, part: Part) -> None:
-        found = None
-        if self.wanted and part.steps and not isinstance(self.plan.save, RowEnds):
-            new, counts = written(self.loop.leaves, part), self.trajectory.counts
+        found, n = None, part.steps
+        self.looked = torch.zeros(n, dtype=torch.bool)
+        if self.wanted and n and not isinstance(self.plan.save, RowEnds):
+            new, counts = written(self.loop, part), self.trajectory.counts
             found = ends_of(new) if self.times is None else values_at(new, self.times, self.weights)
+            self.looked = looked_into(n, None if self.times is None else found, new.t1)
             columns = found.columns + (counts[found.rows] if self.times is None else 1)
             self.trajectory.outputs.append(Values(found.values, found.rows, columns, found.t))
             self.trajectory.counts = counts + torch.bincount(found.rows, minlength=len(counts))
         self.found.append(found)
         if self.for_gradient:
             self.parts.append(part)
+            self.looks.append(self.looked)
 
     def read_back(self, at: Carry) -> None:
         state, layout = self.state, self.problem.layout
@@ -243,36 +261,45 @@ class StepByStep:
         self.loop: Any = None
 
     def start(self) -> None:
+        self.looked: list[bool] = []
         events, problem = self.plan.events, self.problem
         self.detector = RowDetector(events, problem, self.out.state) if events else None
 
     def take(self, part: Part) -> None:
-        problem, plan, state, new = self.problem, self.plan, self.out.state, written(self.loop.leaves, part)
-        tableau = plan.method.tableau  # type: ignore[attr-defined]
+        problem, plan, state, new = self.problem, self.plan, self.out.state, written(self.loop, part)
         weights = weights_of(problem, plan)
         if part.restarts:
             state.history, state.ready = (), False
-        stages, width = len(tableau.b), problem.layout.size
+        self.looked, width = [], problem.layout.size
         for n in range(new.steps):
             t, t1 = new.t[n], new.t1[n]
             accepted = new.accepted[n] & state.running
+            if self.detector is not None and not bool(accepted.any()):  # only rows that an event had stopped
+                continue
             k = new.k[n].reshape(-1, width)
             y0, y1 = state.y, new.y1[n].reshape(1, width)
             last, first = plan.limits._last(t1), plan.limits._first(t)
             span = RowSpan(t, t1, t1 - t, spread(t1 - t, y0), last, first, state.frozen).taken_by(accepted)
             timed = problem.timed(span)
-            end_slope = ((t1, k[stages - 1 : stages].clone()),) if tableau.fsal else ()
-            step = Step(y1, k, weights, None, end_slope, ready=tableau.fsal)
+            step = Step(y1, k, weights, None, ())
             taken = RowsTaken(
                 problem, plan, span, timed, y0, state.history, state.ready, ((timed.t, k[:1]),), step, span.choose(y1, y0),
-                looked_into=len(k) > stages,
+                looked_into=True,
             )  # fmt: skip
             state.t, state.y = torch.where(accepted, t1, state.t), taken.y1
             state.tries = int(new.tries[n])
             state.accepted = state.accepted + accepted
+            outputs = len(self.out.trajectory.outputs)
             entry = keep(taken, self.out, plan, state, self.detector)
+            inside = any(not isinstance(x, AtEnds) for x in self.out.trajectory.outputs[outputs:])
+            looked = inside or plan.dense or self.detector is not None
+            self.looked.append(looked)
+            at_end = slope_at_end(self.loop.form, k, looked)
+            ready = len(at_end) > 0
+            taken.step = step._replace(history=((t1, at_end.clone()),) if ready else (), ready=ready)
             settled = taken.settled()
             if self.out.tape is not None:
+                entry = entry._replace(looked_into=looked)
                 self.out.tape.add(entry, Start(taken.y0, taken.history), Start(settled.y1, settled.history))
             state.history, state.ready = settled.history, settled.ready
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import NoneType
 from typing import Any
 
 import torch
@@ -11,17 +12,20 @@ from torch import Tensor
 from ..._types import Rows
 from ...controllers import PID
 from ...errors import NotCompilable
-from ...methods.explicit_rk import ExplicitRungeKutta, coefficients
+from ...linalg.jacobian import Autograd
+from ...methods import Method
+from ...methods.explicit_rk import ExplicitRungeKutta
+from ...methods.rosenbrock_rk import Rosenbrock
 from ...per_sample.loop import RUNNING
 from ...per_sample.problem import RowsProblem
 from ...per_sample.tolerance import RowTolerance
 from ...plan import Plan
 from ...problem import Problem
 from ...state import Layout
-from ...tolerance import max_norm, rms_norm
 from ...transforms import recorded
 from .columns import Leaves
-from .step import Carry, Fixed, Form
+from .rosenbrock import rosenbrock_stages
+from .step import Carry, Fixed, Form, NormOf, explicit_stages
 
 _UNROLL, _TINY = 2, 64  # in states of so few numbers the turns of a loop cost more than the steps
 _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, and so many numbers
@@ -30,7 +34,8 @@ _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, a
 def check(problem: Problem, plan: Plan, name: str) -> None:
     """Raise for what only the eager runner can do; the message says what."""
     reasons = {
-        f"{plan.method!r} (explicit Runge-Kutta methods do)": not isinstance(plan.method, ExplicitRungeKutta),
+        f"{plan.method!r} (explicit Runge-Kutta and Rosenbrock methods do)": stages_of(plan.method) is None,
+        "jac= or jac_sparsity=": not isinstance(problem.field.jacobian, Autograd | NoneType),
         "a complex state": problem.layout.dtype.is_complex,
         "on_step": plan.on_step is not None,
         "callbacks": plan.watch is not None,
@@ -41,7 +46,6 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         "perturb, which asks f just inside every step": getattr(plan.limits, "open_starts", False),
         f"{plan.controller!r} (PID and FixedSteps do)": plan.controller.adaptive
         and not isinstance(plan.controller, PID),
-        "this norm ('rms' and 'max' of the whole state do)": plan.controller.adaptive and norm_of(problem) is None,
         "an open end of the interval": not all_finite(plan.limits.end),
         "torch.func transforms and forward mode": recorded(),
         "random numbers in f": problem.field.draws,
@@ -52,23 +56,27 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
             raise NotCompilable(f"runner={name!r} does not go with {reason}. Write runner='eager'.")
 
 
+STAGES: dict[type[Method], Any] = {ExplicitRungeKutta: explicit_stages, Rosenbrock: rosenbrock_stages}
+"""Who takes the steps of a family of methods in a compiled loop."""
+
+
+def stages_of(method: Method) -> Any:
+    """Who takes the steps of this one; None: nobody."""
+    return next((stages for family, stages in STAGES.items() if isinstance(method, family)), None)
+
+
 def all_finite(x: float | Tensor) -> bool:
     return bool(torch.isfinite(x).all()) if isinstance(x, Tensor) else math.isfinite(x)
 
 
-def norm_of(problem: Problem) -> str | None:
-    """The name of the error norm, if it is one that is compiled."""
-    if isinstance(problem.tolerance, RowTolerance):
-        return problem.tolerance.name
-    names: dict[Any, str] = {rms_norm: "rms", max_norm: "max"}
-    return names.get(problem.tolerance.norm)
-
-
-def form_of(problem: Problem, plan: Plan, leaves: Leaves, *, slots: int, slopes: int, looks_inside: bool) -> Form:
+def form_of(
+    problem: Problem, plan: Plan, leaves: Leaves, *, slots: int, slopes: int, looks_inside: bool, norm: str | NormOf
+) -> Form:
     layout = problem.layout
     tableau = plan.method.tableau  # type: ignore[attr-defined]
     by_rows = isinstance(problem, RowsProblem)
     return Form(
+        stages=stages_of(plan.method),
         tableau=tableau,
         controller=plan.controller
         if plan.controller.adaptive
@@ -78,20 +86,20 @@ def form_of(problem: Problem, plan: Plan, leaves: Leaves, *, slots: int, slopes:
         time_dtype=layout.real_dtype,
         by_rows=by_rows,
         couple=isinstance(problem.tolerance, RowTolerance) and problem.tolerance.couple,
-        norm=norm_of(problem) or "",
+        norm=norm,
         looks_inside=looks_inside,
         slopes=slopes,
         slots=slots,
-        unroll=_UNROLL if layout.size <= _TINY else 1,
+        unroll=_UNROLL if layout.size <= _TINY and not plan.method.uses_jacobian else 1,
         starts=not by_rows,
         turned=problem.field.turn is not None,
+        lead=int(not plan.method.k_are_slopes),
     )
 
 
 def weights_of(problem: Problem, plan: Plan) -> Tensor:
     """Of the method's interpolant, ``[P, S]``."""
-    tableau = plan.method.tableau  # type: ignore[attr-defined]
-    return coefficients(tableau, problem.y0.dtype, problem.y0.device).weights
+    return plan.method.interpolant(problem.y0.dtype, problem.y0.device)  # type: ignore[attr-defined]
 
 
 def slots_for(problem: Problem, plan: Plan, slopes: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...autocast import without_autocast
 from ...collectives import without_collectives
-from ...interpolation import StepPolynomials
+from ...interpolation import StepPolynomials, of_steps
 from ...loop import LoopState, TakenStep, smallest_step, start
 from ...methods.base import Step
 from ...per_sample.loop import CODES
@@ -22,11 +22,12 @@ from ...progress import watched
 from ...saving import EveryStep, GivenTimes
 from ...solution import Status
 from ...span import OneSpan
-from ...trajectory import Start, Tape
+from ...trajectory import Piece, Start, Tape, TapeEntry
 from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_started, watch_for_events
 from .columns import Leaves
+from .counting import count, count_systems, evaluations, looked_into, slope_at_end
 from .gradient import Outcome
-from .march import COMPILED, Kind, Loop, Part, Written, refuse_lost_gradient, written
+from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, written
 from .outputs import Found, ends_of, polynomials, values_at
 from .setup import carry_of, check, fixed_of, weights_of
 from .step import ALL, Carry
@@ -51,22 +52,28 @@ def run(
 
 def with_gradient(problem: Problem, plan: Plan) -> Run | None:
     """The same with the gradient of ``discrete``, backwards in compiled calls, too; None if that cannot be."""
-    if plan.events or plan.dense or problem.clock.times is not None:
+    if problem.clock.times is not None:
         return None
+    writer: AtOnce | StepByStep
     with torch.no_grad():
         frozen = problem.frozen()
         out = begun(frozen, plan, UNKNOWN, COMPILED)
-        writer = AtOnce(frozen, plan, out, for_gradient=True)
+        writer = (
+            StepByStep(frozen, plan, out, for_gradient=True)
+            if plan.events
+            else AtOnce(frozen, plan, out, for_gradient=True)
+        )
         solve(frozen, plan, out, writer, COMPILED)
     if writer.loop is not None:
-        outcome = Outcome(problem, writer.loop, writer.parts, writer.found, out.state.y, writer.weights)
+        weights = weights_of(problem, plan)
+        outcome = Outcome(
+            problem, writer.loop, writer.parts, writer.found, writer.looks, out.state.y, weights, writer.wanted_pieces()
+        )
         outcome.counters = out.counters
         if problem.y0.requires_grad or outcome.wanted:
-            values, out.trajectory.end = outcome.attached()
-            out.state.y = out.trajectory.end
-            times, _ = out.trajectory.known
-            last = [out.trajectory.end] if writer.ends_too else []
-            out.trajectory.known = times, torch.cat([*[problem.y0] * writer.starts, values, *last])
+            values, end, y0, k = outcome.attached()
+            out.trajectory.end = out.state.y = end
+            writer.attach(problem, values, y0, k)
             out.recorded = True
     return out
 
@@ -110,18 +117,24 @@ def begin(problem: Problem, plan: Plan, state: LoopState) -> None:
 def follow(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, kind: Kind) -> None:
     """Call after call of the loop."""
     state, trajectory = out.state, out.trajectory
-    writer.loop = loop = Loop(
+    writer.loop = loop = loop_for(
         problem, plan, kind, writes=writer.wanted, slopes=writer.slopes, looks_inside=writer.looks_inside
     )
     refuse_lost_gradient(problem, loop)
 
     def parts() -> Iterator[Part]:
         for part in march(loop, problem, plan, state):
+            before = state.attempted
             writer.take(part)
+            if state.status is not Status.EVENT:
+                read_back(problem, plan, loop.leaves, state, part.end)
+                trajectory.end, trajectory.end_time = state.y, state.t
+            goes_on = state.status not in (Status.EVENT, Status.SUCCESS) and not plan.limits.is_jump(state.t)
+            attempts = state.attempted - before
+            count(problem.field, evaluations(loop.form, attempts, writer.looked, goes_on))
+            count_systems(problem.field, loop.form, attempts, part.steps)
             if state.status is Status.EVENT:
                 return
-            read_back(problem, plan, loop.leaves, state, part.end)
-            trajectory.end, trajectory.end_time = state.y, state.t
             yield part
 
     for _ in watched(parts(), problem, plan, state):
@@ -199,25 +212,30 @@ class AtOnce:
         self.loop: Any = None
         self.parts: list[Part] = []
         self.found: list[Found | None] = []
+        self.looks: list[Tensor] = []
         self.pieces: list[StepPolynomials] = []
 
     def start(self) -> None:
         self.starts = len(self.trajectory.knots)
 
     def take(self, part: Part) -> None:
-        found = None
-        if self.reads and part.steps:
-            found = self.look(written(self.loop.leaves, part))
+        found, n = None, part.steps
+        self.looked = torch.full((n,), self.plan.dense)
+        if self.reads and n:
+            found = self.look(written(self.loop, part))
         self.found.append(found)
         if self.for_gradient:
             self.parts.append(part)
+            self.looks.append(self.looked)
 
     def look(self, new: Written) -> Found | None:
         """Outputs and interpolants of some steps."""
         if self.plan.dense:
             self.pieces.append(polynomials(new, self.weights))
         if self.times is not None:
-            return values_at(new, self.times, self.weights)
+            found = values_at(new, self.times, self.weights)
+            self.looked |= looked_into(new.steps, found, new.t1)
+            return found
         return ends_of(new) if isinstance(self.plan.save, EveryStep) else None
 
     def finish(self) -> None:
@@ -233,45 +251,105 @@ class AtOnce:
             columns = zip(*((p.t0, p.dt, p.coefficients) for p in self.pieces))
             trajectory.polynomials = StepPolynomials(*(torch.cat(x) for x in columns))
 
+    def wanted_pieces(self) -> list[Tensor] | None:
+        """The steps in each part of which the gradient has to know starts and slopes."""
+        return [torch.arange(part.steps) for part in self.parts] if self.plan.dense else None
+
+    def attach(self, problem: Problem, values: Tensor, y0: Tensor, k: Tensor) -> None:
+        """The same numbers with a gradient."""
+        trajectory = self.trajectory
+        last = [trajectory.end] if self.ends_too else []
+        trajectory.known = trajectory.known[0], torch.cat([*[problem.y0] * self.starts, values, *last])
+        if self.pieces:
+            whole = trajectory.polynomials
+            trajectory.polynomials = of_steps(whole.t0, whole.dt, y0, k, self.weights)
+
 
 class StepByStep:
-    """The bookkeeping of the eager runner, step by step: events, and tapes for other gradients."""
+    """The bookkeeping of the eager runner, step by step: events, and tapes for other gradients.
+
+    Args:
+        for_gradient: a backward pass of the compiled loop's own follows.
+    """
 
     wanted = looks_inside = True
     slopes = ALL
 
-    def __init__(self, problem: Problem, plan: Plan, out: Run):
-        self.problem, self.plan, self.out = problem, plan, out
+    def __init__(self, problem: Problem, plan: Plan, out: Run, for_gradient: bool = False):
+        self.problem, self.plan, self.out, self.for_gradient = problem, plan, out, for_gradient
         self.loop: Any = None
+        self.entries: list[TapeEntry] = []
+        self.parts: list[Part] = []
+        self.found: list[Found | None] = []
+        self.looks: list[Tensor] = []
+        self.pieces: list[Tensor] = []
 
     def start(self) -> None:
+        self.looked: list[bool] = []
         self.detector = watch_for_events(self.problem, self.plan, self.out.state)
 
     def take(self, part: Part) -> None:
-        state, plan, new = self.out.state, self.plan, written(self.loop.leaves, part)
-        tableau = plan.method.tableau  # type: ignore[attr-defined]
+        state, plan, new = self.out.state, self.plan, written(self.loop, part)
         weights = weights_of(self.problem, plan)
-        stages, fsal = len(tableau.b), tableau.fsal
+        self.looked, entries = [], []
         if part.restarts:
             state.history, state.ready = (), False
         before = int(part.end.attempted) - int(part.end.tries)  # attempts on the way to the first call of this series
         numbers = zip(new.t.flatten().tolist(), new.t1.flatten().tolist(), new.tries.tolist())
         for (t, t1, tries), y0, y1, k in zip(numbers, new.y0, new.y1, new.k.squeeze(2)):
-            end_slope = ((t1, k[stages - 1 : stages].clone()),) if fsal else ()
             span = OneSpan(t, t1, plan.limits._last(t1), plan.limits._first(t), t1 - t)
             taken = TakenStep(
                 self.problem, plan, span, self.problem.timed(span), y0, state.history, state.ready,
-                Step(y1, k, weights, None, end_slope, ready=fsal), plan.method, looked_into=len(k) > stages,
+                Step(y1, k, weights, None, ()), plan.method, looked_into=True,
             )  # fmt: skip
             state.t, state.y, state.dt = t1, y1, t1 - t
             state.attempted, state.accepted = before + tries, state.accepted + 1
             state.rejected = state.attempted - state.accepted
             entry = keep(taken, self.out.trajectory, plan, state, self.detector)
+            looked = entry.piece is not None or plan.dense or self.detector is not None
+            at_end = slope_at_end(self.loop.form, k, looked)
+            following = ((t1, at_end.clone()),) if len(at_end) else ()
             if self.out.tape is not None:
-                self.out.tape.add(entry, Start(y0, state.history), Start(y1, end_slope))
-            state.history, state.ready = end_slope, fsal
+                self.out.tape.add(entry._replace(looked_into=looked), Start(y0, state.history), Start(y1, following))
+            state.history, state.ready = following, len(at_end) > 0
+            self.looked.append(looked)
+            entries.append(entry)
             if state.status is Status.EVENT:
-                return
+                break
+        if self.for_gradient:
+            self.keep_for_gradient(part, new, entries)
+
+    def keep_for_gradient(self, part: Part, new: Written, entries: list[TapeEntry]) -> None:
+        """What the gradient has to know of a part, up to the step that ended the solve."""
+        n = len(entries)
+        self.entries += entries
+        if n < part.steps:
+            part = part._replace(steps=n, end=part.end._replace(ys=self.loop.leaves.of(new.y1[n - 1])))
+        knots, pieces = (
+            torch.tensor([i for i, entry in enumerate(entries) if getattr(entry, name) is not None], dtype=torch.int64)
+            for name in ("knot", "piece")
+        )
+        none = torch.zeros_like(knots)
+        self.found.append(Found(none, none, knots, new.t1[knots, 0], new.y1[knots, 0]))
+        self.looks.append(torch.tensor(self.looked, dtype=torch.bool))
+        self.parts.append(part)
+        self.pieces.append(pieces)
+
+    def wanted_pieces(self) -> list[Tensor]:
+        """The steps in each part of which the gradient has to know starts and slopes."""
+        return self.pieces
+
+    def attach(self, problem: Problem, values: Tensor, y0: Tensor, k: Tensor) -> None:
+        """The same numbers with a gradient."""
+        trajectory, weights = self.out.trajectory, weights_of(self.problem, self.plan)
+        starts = trajectory.starts(problem.t0)
+        trajectory.knots[:starts] = [problem.y0] * starts
+        numbers = [entry.knot for entry in self.entries if entry.knot is not None]
+        for number, value in zip(numbers, values.split(1)):
+            trajectory.knots[number] = value
+        looked_into = [entry for entry in self.entries if entry.piece is not None]
+        for entry, begins, slopes in zip(looked_into, y0.split(1), k.unbind(0)):
+            trajectory.pieces[entry.piece] = Piece(problem.timed(entry.span), begins, slopes, weights)
 
     def finish(self) -> None:
         pass

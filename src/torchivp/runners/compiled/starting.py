@@ -8,7 +8,7 @@ from torch import Tensor
 from ...per_sample.loop import CODES, RUNNING
 from ...solution import Status
 from .pure import Pure
-from .step import NONFINITE, Carry, Fixed, Form, State, chosen, in_rows, in_totals, size, slopes, smallest_step, wide
+from .step import NONFINITE, Carry, Fixed, Form, State, chosen, in_rows, in_totals, size_of, slopes, smallest_step, wide
 
 NONFINITE_STATE = CODES.index(Status.NONFINITE_STATE)
 
@@ -32,24 +32,23 @@ def started(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> Car
 
 def first_step(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: State, ks: State) -> Tensor:
     """Hairer's first step, ``[*batch]``, as in ``controllers.initial_step``."""
-    batch = t.dim()
     room = (fixed.ahead(t) - t).clamp(max=form.controller.max_step)
     scales = [a + r * y.abs() for r, a, y in zip(fixed.rtol, fixed.atol, ys)]
-    d0, d1 = scaled_size(form, ys, scales, batch), scaled_size(form, ks, scales, batch)
+    d0, d1 = scaled_size(form, fixed, ys, scales, t), scaled_size(form, fixed, ks, scales, t)
     usable = (d0 >= 1e-5) & (d1 >= 1e-5) & torch.isfinite(d0) & torch.isfinite(d1)
     h0 = torch.minimum(torch.where(usable, 0.01 * d0 / d1, 1e-6), room)
     probe_time = torch.minimum(t + h0, fixed.ahead(t))
     probe = slopes(form, pure, fixed, held, probe_time, [y + wide(h0, y) * k for y, k in zip(ys, ks)])
-    d2 = scaled_size(form, [a - b for a, b in zip(probe, ks)], scales, batch) / h0
+    d2 = scaled_size(form, fixed, [a - b for a, b in zip(probe, ks)], scales, t) / h0
     steepest = torch.where(d2 > d1, d2, d1)
     usable = (steepest > 1e-15) & torch.isfinite(steepest)
     h1 = torch.where(usable, (0.01 / steepest) ** (1 / form.error_order), (h0 * 1e-3).clamp(min=1e-6))
     return torch.minimum(torch.minimum(100 * h0, h1), room)
 
 
-def scaled_size(form: Form, xs: State, scales: State, batch: int) -> Tensor:
-    """The error norm of what is measured by the tolerance's scale, ``[*batch]``."""
-    sizes = size(form, [x / scale for x, scale in zip(xs, scales)], batch)
+def scaled_size(form: Form, fixed: Fixed, xs: State, scales: State, like: Tensor) -> Tensor:
+    """The error norm of what is measured by the tolerance's scale, in the shape of the times ``like``."""
+    sizes = size_of(form, fixed, [x / scale for x, scale in zip(xs, scales)], like)
     return sizes.amax().expand(sizes.shape) if form.couple else sizes
 
 

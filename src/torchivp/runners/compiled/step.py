@@ -6,7 +6,7 @@ A state is a list of tensors of the shapes the user knows, ``[*batch, ...]``; ti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,12 +16,15 @@ from torch import Tensor
 from ...controllers import Controller
 from ...controllers.limits import _STRETCH
 from ...estimates import combined
+from ...methods.rosenbrock_tableau import RosenbrockTableau
 from ...methods.tableau import Number, Tableau, hermite
 from ...per_sample.loop import CODES, RUNNING
 from ...solution import Status
 from .pure import Pure
 
 State = Sequence[Tensor]
+NormOf = Callable[[Tensor, State, State], tuple[Tensor, ...]]
+"""``(size,) = norm(times, scaled error, tensors that it holds)``; hashable."""
 ALL = 1_000
 SUCCESS, MAX_STEPS, STEP_TOO_SMALL, NONFINITE = (
     CODES.index(s) for s in (Status.SUCCESS, Status.MAX_STEPS, Status.STEP_TOO_SMALL, Status.NONFINITE_SLOPE)
@@ -33,10 +36,11 @@ class Form:
     """What a compiled loop is made for; everything else are its arguments.
 
     Attributes:
+        stages: takes a step, as ``explicit_stages`` does.
         tableau, controller, error_order: as in ``Plan``.
         dtypes: of the state's tensors as ``f`` sees them; ``time_dtype`` of the time as ``f`` sees it.
         by_rows: rows have steps of their own; ``couple``: but take the same ones.
-        norm: ``rms`` or ``max``.
+        norm: ``rms``, ``max``, or another one as it was traced.
         looks_inside: the interpolant's extra stages are wanted.
         slopes: how many slopes of every step are written down, too: none, the first (where a backward pass begins a step), or
             all of them (``ALL``).
@@ -44,22 +48,25 @@ class Form:
         unroll: attempts in one turn of the loop.
         starts: the loop finds the slopes at its start and the size of its first step itself.
         turned: time runs backwards (of some rows).
+        lead: so many slopes come before those of the stages (that at the start, where it is none of them).
     """
 
-    tableau: Tableau
+    stages: Callable[..., tuple[list[State], State]]
+    tableau: Tableau | RosenbrockTableau
     controller: Controller
     error_order: int
     dtypes: tuple[torch.dtype, ...]
     time_dtype: torch.dtype
     by_rows: bool
     couple: bool
-    norm: str
+    norm: str | NormOf
     looks_inside: bool
     slopes: int
     slots: int
     unroll: int
     starts: bool
     turned: bool
+    lead: int = 0
 
 
 class Fixed(NamedTuple):
@@ -70,12 +77,14 @@ class Fixed(NamedTuple):
             (-1 where the user's time decreases), ``max_steps``.
         landings: times to land on, the end first, padded with inf, ``[*batch, L]``.
         rtol, atol: of every tensor of the state; they broadcast to it.
+        weights: the tensors that a traced norm holds.
     """
 
     bounds: Tensor
     landings: Tensor
     rtol: tuple[Tensor, ...]
     atol: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...] = ()
 
     @property
     def first(self) -> Tensor:
@@ -200,7 +209,7 @@ def weighted(weights: Sequence[Number], terms: Sequence[Tensor]) -> Tensor:
 
 def extra_stages(form: Form) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
     """Nodes and rows of the stages that only the interpolant needs."""
-    if not form.looks_inside:
+    if not (form.looks_inside and isinstance(form.tableau, Tableau)):
         return (), ()
     dense = form.tableau.dense or hermite(form.tableau)
     return tuple(map(float, dense.c)), tuple(tuple(map(float, row)) for row in dense.a)
@@ -208,18 +217,27 @@ def extra_stages(form: Form) -> tuple[tuple[float, ...], tuple[tuple[float, ...]
 
 def stage_count(form: Form) -> int:
     """How many slopes a step has, those for its interpolant included."""
-    return len(form.tableau.b) + len(extra_stages(form)[0])
+    return form.lead + len(form.tableau.b) + len(extra_stages(form)[0])
 
 
 def slopes(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: State) -> tuple[Tensor, ...]:
     """``f`` at times inside the library, in working precision."""
-    t = torch.minimum(torch.maximum(t, fixed.first), fixed.last)
+    return asked_at(form, pure, fixed, held, limited(fixed, t), ys)
+
+
+def limited(fixed: Fixed, t: Tensor) -> Tensor:
+    """The time at which ``f`` may be asked instead of ``t``."""
+    return torch.minimum(torch.maximum(t, fixed.first), fixed.last)
+
+
+def asked_at(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: State) -> tuple[Tensor, ...]:
+    """``f`` at this very time."""
     t = t * fixed.sign if form.turned else t
     out = pure(t.to(form.time_dtype), [y.to(dtype) for y, dtype in zip(ys, form.dtypes)], held)
     return tuple((k.to(y.dtype) * wide(fixed.sign, y)) if form.turned else k.to(y.dtype) for k, y in zip(out, ys))
 
 
-def stages(
+def explicit_stages(
     form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, h: Tensor, ys: State, ks: State, rests: bool = False
 ) -> tuple[list[State], State]:
     """The slopes of a step that ends at ``t1``, stage by stage, and its end.
@@ -246,9 +264,29 @@ def stages(
     return found, y1
 
 
-def size(form: Form, xs: State, batch: int) -> Tensor:
+def slope_at_end(form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, y1: State, found: list[State]) -> State:
+    """What the next step starts with: one of the slopes found, if one is there."""
+    i = at_end(form, form.looks_inside)
+    return slopes(form, pure, fixed, held, t1, y1) if i is None else found[i]
+
+
+def at_end(form: Form, looked: bool) -> int | None:
+    """Which of the slopes that a step finds is that at its end, if one is.
+
+    Args:
+        looked: those of its interpolant are there.
+    """
+    if not isinstance(form.tableau, Tableau):
+        return None
+    if form.tableau.fsal:
+        return len(form.tableau.b) - 1
+    cubic = looked and form.tableau.dense is None
+    return len(form.tableau.b) if cubic else None
+
+
+def size(norm: str, xs: State, batch: int) -> Tensor:
     """The norm of a scaled error, float64 ``[*batch]``."""
-    if form.norm == "max":
+    if norm == "max":
         parts = [x.abs().reshape(*x.shape[:batch], -1).amax(-1) for x in xs]
         return torch.stack(parts).amax(0).to(torch.float64)
     total = weighted([1.0] * len(xs), [(x * x).reshape(*x.shape[:batch], -1).sum(-1) for x in xs])
@@ -256,25 +294,34 @@ def size(form: Form, xs: State, batch: int) -> Tensor:
     return (total / width).sqrt().to(torch.float64)
 
 
+def size_of(form: Form, fixed: Fixed, xs: State, like: Tensor) -> Tensor:
+    """The error norm, float64, in the shape of the times ``like``."""
+    if isinstance(form.norm, str):
+        return size(form.norm, xs, like.dim())
+    (out,) = form.norm(like, xs, fixed.weights)
+    return out.to(torch.float64).reshape(like.shape)
+
+
 def ratio_of(form: Form, fixed: Fixed, h: Tensor, ys: State, y1: State, found: list[State]) -> Tensor:
     """Error over tolerance; without an estimate 0, or nan where the state is not finite."""
     batch = h.dim()
     if form.tableau.b_err is None or not form.controller.adaptive:
-        bad = size(form, [torch.where(torch.isfinite(y), 0.0, 1.0).to(y.dtype) for y in y1], batch)
+        bad = size("max", [torch.where(torch.isfinite(y), 0.0, 1.0).to(y.dtype) for y in y1], batch)
         return torch.where(bad > 0, torch.nan, 0.0).to(torch.float64)
 
     def scaled(b_err: Sequence[Number]) -> Tensor:
         parts = []
         for i, (y, end) in enumerate(zip(ys, y1)):
-            error = wide(h, y) * weighted(b_err, [k[i] for k in found])
+            error = wide(h, y) * weighted(b_err, [k[i] for k in found[form.lead :]])
             error = error + end * 0  # an infinite end would hide behind its own scale
             parts.append(error / (fixed.atol[i] + fixed.rtol[i] * torch.maximum(y.abs(), end.abs())))
-        ratio = size(form, parts, batch)
+        ratio = size_of(form, fixed, parts, h)
         return ratio.amax().expand(ratio.shape) if form.couple else ratio
 
     ratio = scaled(form.tableau.b_err)
-    if form.tableau.b_err_lower is not None:
-        ratio = combined(ratio, scaled(form.tableau.b_err_lower))
+    lower = getattr(form.tableau, "b_err_lower", None)
+    if lower is not None:
+        ratio = combined(ratio, scaled(lower))
     return ratio
 
 
@@ -285,7 +332,7 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
     t1 = torch.where(t + dt * _STRETCH >= ahead, ahead, t + dt)
     t1 = torch.where(running, t1, t)
     h = t1 - t
-    found, y1 = stages(form, pure, fixed, held, t1, h, at.ys, at.ks)
+    found, y1 = form.stages(form, pure, fixed, held, t1, h, at.ys, at.ks)
     ratio = ratio_of(form, fixed, h, at.ys, y1, found)
     verdict = form.controller.judge_rows(ratio, h, at.memory, form.error_order)
     accepted = verdict.accepted & running
@@ -294,8 +341,7 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
     proposed = torch.where(landed, torch.maximum(proposed, dt), proposed)
     attempted = at.attempted + running
     code = next_code(form, fixed, at, t1, proposed, accepted, ratio, attempted)
-    at_end = len(form.tableau.b) - 1
-    k1 = found[at_end] if form.tableau.fsal else slopes(form, pure, fixed, held, t1, y1)
+    k1 = slope_at_end(form, pure, fixed, held, t1, y1, found)
     memory = [torch.where(running, new, old) for new, old in zip(verdict.memory, at.memory)]
     after = Carry(
         in_totals((code == RUNNING).any(), at.tries + running.any(), at.slot + accepted.any(), at.until, at.fresh),

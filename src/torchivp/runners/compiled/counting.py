@@ -1,0 +1,67 @@
+"""How often plain PyTorch would have evaluated ``f``. A compiled loop asks more often, where that costs less than a branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...field import Field
+from ...methods.rosenbrock_tableau import RosenbrockTableau
+from .step import Form, at_end, extra_stages
+
+if TYPE_CHECKING:
+    from .outputs import Found
+
+
+def evaluations(form: Form, attempts: int, looked: Sequence[bool] | Tensor, goes_on: bool) -> int:
+    """Evaluations of ``f`` in some attempts, without that at the start of the first one.
+
+    Args:
+        attempts: attempted steps.
+        looked: which of those that were accepted somebody looked into, ``[n]``.
+        goes_on: another step begins where the last one ends, with the slope there.
+    """
+    tableau = form.tableau
+    looked = torch.as_tensor(looked, dtype=torch.bool)
+    total = attempts * (len(tableau.a) - 1) + int(looked.sum()) * len(extra_stages(form)[0])
+    if isinstance(tableau, RosenbrockTableau):
+        total += len(looked)  # a Jacobian in every step
+    if tableau.fsal or not len(looked):
+        return total
+    slopes_at_ends = torch.ones_like(looked)
+    slopes_at_ends[-1] = goes_on
+    if tableau.dense is None:  # the cubic interpolant has them
+        slopes_at_ends &= ~looked
+    return total + int(slopes_at_ends.sum())
+
+
+def looked_into(n: int, found: Found | None, ends: Tensor) -> Tensor:
+    """Which of ``n`` steps have outputs between their ends ``[n, B]``."""
+    looked = torch.zeros(n, dtype=torch.bool, device=ends.device)
+    if found is not None:
+        looked[found.slots[found.t != ends[found.slots, found.rows]]] = True
+    return looked
+
+
+def slope_at_end(form: Form, k: Tensor, looked: bool) -> Tensor:
+    """The slope ``[1, D]`` that a step with slopes ``k [S, D]`` hands on in plain PyTorch; ``[0, D]``: none."""
+    i = at_end(form, looked)
+    return k[:0] if i is None else k[i : i + 1]
+
+
+def count(field: Field, evaluations: int) -> None:
+    """Evaluations of ``f`` that Python does not see: for the statistics, and for an ``f`` that counts its own."""
+    field.evaluations += evaluations
+    counts = getattr(field.f, "count_more", None)
+    if counts is not None:
+        counts(evaluations)
+
+
+def count_systems(field: Field, form: Form, attempts: int, steps: int) -> None:
+    """The Jacobians and factorisations of so many attempts, and of the steps that were taken."""
+    if isinstance(form.tableau, RosenbrockTableau):
+        field.counts.jacobians += steps
+        field.counts.factorisations += attempts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .adams import ExplicitAdams, ImplicitAdams
 from .alf import ALF
+from .automatic import Auto
 from .base import History, Method, Step
 from .diagonal_rk import DiagonalRungeKutta
 from .dirk import (
@@ -48,7 +49,7 @@ from .table import GEOMETRIC_METHODS, METHODS
 from .tableau import DenseOutput, Tableau
 
 __all__ = [
-    "ALF", "AdaptiveHeun", "Bosh3", "DenseOutput", "DiagonalRungeKutta", "Dopri5", "Dopri8", "Euler",
+    "ALF", "AdaptiveHeun", "Auto", "Bosh3", "DenseOutput", "DiagonalRungeKutta", "Dopri5", "Dopri8", "Euler",
     "ExplicitAdams", "ExplicitRungeKutta", "Fehlberg2", "GEOMETRIC_METHODS", "Gauss4", "Gauss6", "Heun2", "Heun3",
     "History", "ImplicitAdams", "ImplicitEuler", "ImplicitMidpoint", "ImplicitRungeKutta", "KenCarp3", "KenCarp4",
     "KenCarp5", "Kvaerno3", "Kvaerno4", "Kvaerno5", "Leapfrog", "METHODS", "McLachlan4", "Method", "Midpoint",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..names import choose
 from .adams import ExplicitAdams, ImplicitAdams
 from .alf import ALF
+from .automatic import Auto
 from .base import Method
 from .dirk import (
     SDIRK2,
@@ -98,7 +99,10 @@ GEOMETRIC_METHODS: dict[str, type[Method]] = {
 }
 """For systems in two parts: ``SecondOrder``, ``Partitioned``, ``Hamiltonian``."""
 
+SWITCHING_METHODS: dict[str, type[Method]] = {"auto": Auto}
+"""They choose between others."""
+
 
 def choose_method(method: str | Method | type[Method]) -> Method:
     """A method from its name, its class, or itself."""
-    return choose("method", method, Method, {**METHODS, **GEOMETRIC_METHODS})
+    return choose("method", method, Method, {**METHODS, **GEOMETRIC_METHODS, **SWITCHING_METHODS})

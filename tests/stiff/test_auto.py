@@ -145,7 +145,7 @@ def test_dense_output_and_events(dtype: torch.dtype) -> None:
     """Steps of two methods, whose polynomials have other degrees."""
     zero = torchivp.Event(lambda t, y, mu: y[..., 0])
     t = torch.linspace(0, 200, 41, dtype=torch.float64)
-    settings = {"y0": START.to(dtype), "rtol": 1e-5, "atol": 1e-6, "method": Auto("vern7", "rodas5p"), "dense": True}
+    settings = {"y0": START.to(dtype), "mu": MU.to(dtype), "rtol": 1e-5, "atol": 1e-6, "method": Auto("vern7", "rodas5p"), "dense": True}
     sol = relaxing(t, events=zero, **settings)
     assert sol.stats.switches >= 4
     torch.testing.assert_close(sol.y, sol(t), rtol=1e-5, atol=1e-5)
@@ -188,11 +188,11 @@ def by_differences() -> Tensor:
     """d/dy0 and d/dmu of the sum of squares at two times, by central differences of solves that are much more accurate."""
 
     def loss(point: Tensor) -> Tensor:
-        sol = relaxing(TIMES, y0=point[:2], mu=point[2], rtol=1e-10, atol=1e-12, method="rodas5p")
+        sol = relaxing(TIMES, y0=point[:2], mu=point[2], rtol=1e-10, atol=1e-12, method="dop853")
         return (sol.y[1:] ** 2).sum()
 
     here = torch.tensor([*START.tolist(), float(SMALL_MU)], dtype=torch.float64)
-    steps = torch.diag(torch.tensor([1e-4, 1e-2, 1e-2], dtype=torch.float64))
+    steps = torch.diag(torch.tensor([1e-3, 1e-2, 1e-2], dtype=torch.float64))
     with torch.no_grad():
         return torch.stack([(loss(here + h) - loss(here - h)) / (2 * h.sum()) for h in steps])
 
@@ -223,14 +223,14 @@ def test_the_discrete_gradient_is_that_of_the_computed_solution() -> None:
 
 def test_the_adjoint_switches_too() -> None:
     """A decay onto a moving state, where the way back is short enough to be stable."""
-    rate = torch.tensor(300.0, dtype=torch.float64, requires_grad=True)
+    rate = torch.tensor(1000.0, dtype=torch.float64, requires_grad=True)
     found: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         switch = Switching.switch
         patch.setattr(Switching, "switch", lambda self, *args: (found.append(1), switch(self, *args))[1])
         sol = torchivp.solve(
             lambda t, y, rate: -rate * (y - torch.cos(t)), torch.ones(1, dtype=torch.float64), (0.0, 1.0), rate,
-            method="auto", gradient="gauss", rtol=1e-7, atol=1e-9,
+            method="auto", gradient="gauss", rtol=1e-5, atol=1e-7,
         )  # fmt: skip
         forward = len(found)
         (by_rate,) = torch.autograd.grad(sol.y[-1].sum(), rate)

@@ -45,7 +45,7 @@ from .reversible_heun import ReversibleHeun
 from .rosenbrock import Rodas4, Rodas5P, Rosenbrock23
 from .rosenbrock_rk import Rosenbrock
 from .rosenbrock_tableau import RosenbrockTableau
-from .table import GEOMETRIC_METHODS, METHODS
+from .table import GEOMETRIC_METHODS, METHODS, SWITCHING_METHODS
 from .tableau import DenseOutput, Tableau
 
 __all__ = [
@@ -54,6 +54,6 @@ __all__ = [
     "History", "ImplicitAdams", "ImplicitEuler", "ImplicitMidpoint", "ImplicitRungeKutta", "KenCarp3", "KenCarp4",
     "KenCarp5", "Kvaerno3", "Kvaerno4", "Kvaerno5", "Leapfrog", "METHODS", "McLachlan4", "Method", "Midpoint",
     "Projected", "RK4", "RK4Classic", "RKN4", "Radau3", "Radau5", "Ralston", "Reversible", "ReversibleHeun",
-    "Rodas4", "Rodas5P", "Rosenbrock", "Rosenbrock23", "RosenbrockTableau", "SDIRK2", "Step", "TRBDF2", "Tableau",
+    "Rodas4", "Rodas5P", "Rosenbrock", "Rosenbrock23", "RosenbrockTableau", "SDIRK2", "SWITCHING_METHODS", "Step", "TRBDF2", "Tableau",
     "Trapezoid", "Tsit5", "Yoshida4", "Yoshida6",
 ]  # fmt: skip

@@ -111,6 +111,7 @@ def tangent(span: Span, y: Rows, history: History) -> History:
 
 def nodes_of(span: Span, past: History) -> Tensor:
     """Where the start and the past lie, in steps from the start (float64, with the gradient of the times)."""
+
     def back(t: Any) -> Tensor:
         return torch.as_tensor((t - span.t) / span.dt, dtype=torch.float64).cpu()
 

@@ -16,7 +16,7 @@ from torchivp import Solution
 from torchivp.methods import BDF
 
 CASES = [
-    pytest.param(name, rtol, id=f"{name}-{rtol:g}", marks=[] if name in ("HIRES", "pollution") and rtol > 1e-8 else pytest.mark.slow)
+    pytest.param(name, rtol, id=f"{name}-{rtol:g}", marks=[] if name == "pollution" and rtol > 1e-8 else pytest.mark.slow)
     for name in ("HIRES", "pollution", "Robertson", "van der Pol, 1000")
     for rtol in (1e-4, 1e-6, 1e-8)
 ]  # fmt: skip
@@ -47,11 +47,11 @@ def test_sum_of_robertson_stays() -> None:
     assert abs(float(solved("Robertson", 1e-4).y[-1].sum()) - 1) < 1e-12
 
 
-@pytest.mark.parametrize("most", [1, 2, 3, 5])
+@pytest.mark.parametrize("most", [2, 3, 5])
 def test_error_falls_with_the_tolerance(most: int) -> None:
     def error(rtol: float) -> tuple[float, int]:
-        solution = relaxed((0.0, 2.0), rtol, BDF(most))
-        return float((solution.y[-1] - math.cos(2.0)).abs()), solution.stats.accepted
+        solution = relaxed((0.0, 1.0), rtol, BDF(most))
+        return float((solution.y[-1] - math.cos(1.0)).abs()), solution.stats.accepted
 
     (loose, few), (tight, many) = error(1e-4), error(1e-6)
     assert tight < loose / 8

@@ -126,8 +126,8 @@ def lagrange_at(nodes: Tensor, x: Tensor) -> Tensor:
 
 
 def differences(nodes: Tensor, order: int) -> Tensor:
-    """``[3, order + 1]``: what values at ``nodes`` make of the end of the step, of the sum of ``GAMMA[m]`` times the m-th backward
-    difference at its start, and of the last of these differences, all on the grid of the step."""
+    """``[3, order + 1]``: on the grid of the step, from values at ``nodes``: the value at its end, the sum of ``GAMMA[m]`` times the
+    m-th backward difference at its start, and the last of these differences."""
     values = lagrange_at(nodes, torch.arange(1, -order - 1, -1, dtype=torch.float64))
     rows, change = values[1:], torch.zeros_like(values[0])
     for gamma in GAMMA[1 : order + 1]:

@@ -160,7 +160,7 @@ def judge(
         return plan.controller.judge(0.0, state.dt, state.memory, 1), 0.0
     lower = step.error_lower
     ratio = problem.tolerance.ratio(step.error, state.y, step.y1, lower) if step.solved else math.inf
-    return plan.controller.judge(ratio, span.dt, state.memory, error_order(method)), ratio
+    return plan.controller.judge(ratio, span.dt, state.memory, step.error_order or error_order(method)), ratio
 
 
 def blame(step: Step, ratio: float) -> Status:

@@ -6,6 +6,7 @@ from .adams import ExplicitAdams, ImplicitAdams
 from .alf import ALF
 from .automatic import Auto
 from .base import History, Method, Step
+from .bdf import BDF
 from .diagonal_rk import DiagonalRungeKutta
 from .dirk import (
     SDIRK2,
@@ -49,7 +50,7 @@ from .table import GEOMETRIC_METHODS, METHODS, SWITCHING_METHODS
 from .tableau import DenseOutput, Tableau
 
 __all__ = [
-    "ALF", "AdaptiveHeun", "Auto", "Bosh3", "DenseOutput", "DiagonalRungeKutta", "Dopri5", "Dopri8", "Euler",
+    "ALF", "AdaptiveHeun", "Auto", "BDF", "Bosh3", "DenseOutput", "DiagonalRungeKutta", "Dopri5", "Dopri8", "Euler",
     "ExplicitAdams", "ExplicitRungeKutta", "Fehlberg2", "GEOMETRIC_METHODS", "Gauss4", "Gauss6", "Heun2", "Heun3",
     "History", "ImplicitAdams", "ImplicitEuler", "ImplicitMidpoint", "ImplicitRungeKutta", "KenCarp3", "KenCarp4",
     "KenCarp5", "Kvaerno3", "Kvaerno4", "Kvaerno5", "Leapfrog", "METHODS", "McLachlan4", "Method", "Midpoint",

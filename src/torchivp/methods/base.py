@@ -30,6 +30,7 @@ class Step(NamedTuple):
         history: what the next step may start from.
         ready: whether ``history[0]`` already is the slope at the end of this step.
         solved: whether the equations of implicit stages were solved (of each row ``[B]`` of many); if not, a shorter step may do.
+        error_order: ``error`` scales like this power of the step; None: like the method's own.
     """
 
     y1: Rows
@@ -40,6 +41,7 @@ class Step(NamedTuple):
     ready: bool = False
     error_lower: Rows | None = None
     solved: Any = True
+    error_order: int | None = None
 
 
 class Method(ABC):

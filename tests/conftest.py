@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -89,10 +90,18 @@ SLOW = (
     "test_observed_order[yoshida6-orbit",
 )
 
+# Methods whose family has a quicker or more general member in the suite. What holds of every method is tested of them in
+# `make check`; coefficients and orders always.
+COUSINS = re.compile(
+    r"[\[-](implicit_midpoint|trapezoid|sdirk2|kvaerno[34]|kencarp[35]|radau3|gauss[46]|rodas4|rosenbrock23|vern[68])[\]-]"
+)
+PROOFS = ("tests/methods/", "tests/verification/test_order.py")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(part in item.nodeid for part in SLOW):
+        cousin = COUSINS.search(item.nodeid) and not item.nodeid.startswith(PROOFS)
+        if cousin or any(part in item.nodeid for part in SLOW):
             item.add_marker(pytest.mark.slow)
     if torch.cuda.is_available():
         return

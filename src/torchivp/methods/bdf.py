@@ -26,8 +26,8 @@ _CAUTION = (1.3, 1.2, 1.4)  # for going down, staying, going up: the larger, the
 class BDF(Method):
     """Numerical differentiation formulas (NDF) with a fixed leading coefficient.
 
-    Card: orders 1 to ``max_order``, chosen after every step; one implicit stage a step; the interpolant is the polynomial through
-    the newest states, of the order of the step. A-stable up to order 2. What is carried are past states at their own times; a step
+    Card: orders 1 to ``max_order``, chosen after every step; one implicit stage a step; the interpolant is the polynomial
+    through the newest states, of the order of the step. A-stable up to order 2. What is carried are past states at their own times; a step
     of order k puts the polynomial through k + 1 of them on an equidistant grid of its own size, so that steps may have any size.
     It holds k + 2 states: with the newest one, enough to see what order k + 1 would have done. The first step takes a point on
     the tangent for its past.
@@ -126,8 +126,8 @@ def lagrange_at(nodes: Tensor, x: Tensor) -> Tensor:
 
 
 def differences(nodes: Tensor, order: int) -> Tensor:
-    """``[3, order + 1]``: on the grid of the step, from values at ``nodes``: the value at its end, the sum of ``GAMMA[m]`` times the
-    m-th backward difference at its start, and the last of these differences."""
+    """``[3, order + 1]``: on the grid of the step, from values at ``nodes``: the value at its end, the sum of ``GAMMA[m]`` times
+    the m-th backward difference at its start, and the last of these differences."""
     values = lagrange_at(nodes, torch.arange(1, -order - 1, -1, dtype=torch.float64))
     rows, change = values[1:], torch.zeros_like(values[0])
     for gamma in GAMMA[1 : order + 1]:

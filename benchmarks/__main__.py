@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from . import adjoint_evaluations, compiled, gradients, odenet, per_sample, readme, spiral, training
+from . import adjoint_evaluations, compiled, gradients, odenet, per_sample, readme, spiral, stiff, training
 from .common import arguments, measure
 
 BENCHMARKS = {
@@ -20,6 +20,7 @@ BENCHMARKS = {
     "gradients": gradients.run,
     "per_sample": per_sample.run,
     "compiled": compiled.run,
+    "stiff": stiff.run,
 }
 
 

@@ -49,6 +49,7 @@ SLOW = (
     "test_a_training_step[time channel]",
     "test_a_training_step[tied]",
     "test_small_scripts[parameter_sweep]",
+    "test_small_scripts[recover_rates]",
     "test_reversible_is_exact[kepler",
     "test_direct_is_the_derivative_of_the_numbers[kepler]",
     "test_those_along_the_stored_solution_need_no_way_back[kepler",

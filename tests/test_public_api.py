@@ -97,4 +97,5 @@ def test_readme_lists_every_method() -> None:
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == {
         *torchivp.methods.METHODS,
         *torchivp.methods.GEOMETRIC_METHODS,
+        *torchivp.methods.SWITCHING_METHODS,
     }

@@ -14,6 +14,7 @@ from .errors import (
     OutputError,
     PrecisionWarning,
     SolveError,
+    StiffnessWarning,
     TorchIVPError,
 )
 from .events import Event, SteadyState
@@ -50,6 +51,7 @@ __all__ = [
     "Stats",
     "Status",
     "SteadyState",
+    "StiffnessWarning",
     "TorchIVPError",
     "__version__",
     "compat",

@@ -37,6 +37,10 @@ class NotCompiledWarning(UserWarning):
     """``runner="auto"`` could not compile something, and goes on without."""
 
 
+class StiffnessWarning(UserWarning):
+    """An explicit method solves a stiff problem: rightly, but with many more steps than an implicit one."""
+
+
 class SolveError(TorchIVPError, RuntimeError):
     """A solve did not reach its end.
 

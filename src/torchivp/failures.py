@@ -57,6 +57,14 @@ def _max_steps(problem: Problem, plan: Plan, state: LoopState, failed: Failed) -
     )
 
 
+def _stiff(problem: Problem, plan: Plan, state: LoopState, failed: Failed) -> str:
+    return (
+        f"The problem is stiff, and max_steps={plan.max_steps} attempted steps of {plan.method!r} were used up "
+        f"{_where(problem, failed)} ({state.accepted} accepted, {state.rejected} rejected): they are as long as the method is "
+        f"stable, not as accuracy would allow. Write method='kvaerno5' or 'rodas5p' (implicit), or method='auto'."
+    )
+
+
 def _step_too_small(problem: Problem, plan: Plan, state: LoopState, failed: Failed) -> str:
     return (
         f"The step became too small for the precision of the time {_where(problem, failed)}: the tolerance cannot be met"
@@ -101,6 +109,7 @@ def _bad_output(problem: Problem, plan: Plan, state: LoopState, failed: Failed) 
 
 _EXPLAIN = {
     Status.MAX_STEPS: _max_steps,
+    Status.STIFF: _stiff,
     Status.STEP_TOO_SMALL: _step_too_small,
     Status.NONFINITE_SLOPE: _nonfinite_slope,
     Status.NONFINITE_STATE: _nonfinite_state,

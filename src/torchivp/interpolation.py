@@ -57,7 +57,7 @@ def fit(pieces: Sequence[Piece]) -> StepPolynomials:
     if all(p.weights is pieces[0].weights for p in pieces):
         return of_steps(t0, dt, y0, torch.stack([p.k for p in pieces]), pieces[0].weights)
     width = max(len(p.weights) for p in pieces)
-    higher = torch.stack([_padded(p.weights @ p.k, width) for p in pieces])
+    higher = torch.stack([_padded((p.weights @ p.k.to(p.weights.dtype)).to(y0.dtype), width) for p in pieces])
     size = dt.to(y0.real.dtype).view(-1, 1, 1)
     return StepPolynomials(t0, dt, torch.cat([y0.unsqueeze(1), higher * size], dim=1))
 

@@ -12,12 +12,13 @@ from torch import Tensor
 from ._types import Rows
 from .controllers import Verdict, initial_step
 from .controllers.base import Memory
-from .methods.base import History, Step
+from .methods.base import History, Method, Step
 from .plan import Plan
 from .problem import Problem
 from .randomness import Draws, RandomState
 from .solution import Status
 from .span import Span
+from .stiffness import Steering, Taken, steering
 from .transforms import as_float, worst
 
 
@@ -54,6 +55,7 @@ class LoopState:
     status: Status = Status.RUNNING
     failed: Failed | None = None
     sizes: list[tuple[float, Tensor]] = field(default_factory=list)
+    steering: Steering | None = None
 
     def fail(self, status: Status, step: Step | None = None, error: Exception | None = None) -> None:
         self.status, self.failed = status, Failed(self.t, self.dt, step, error)
@@ -71,13 +73,14 @@ class TakenStep:
     history: History
     ready: bool
     step: Step
+    method: Method
     draws: Draws = Draws()  # noqa: RUF009 (immutable)
     looked_into: bool = False
 
     def look_inside(self) -> Step:
         """The step with everything its interpolant needs."""
         if not self.looked_into:
-            self.step = self.plan.method.dense(self.problem.field, self.timed, self.y0, self.step)
+            self.step = self.method.dense(self.problem.field, self.timed, self.y0, self.step)
             self.looked_into = True
         return self.step
 
@@ -99,11 +102,12 @@ def march(problem: Problem, plan: Plan, state: LoopState) -> Iterator[TakenStep]
 
 def accepted_step(problem: Problem, plan: Plan, state: LoopState) -> TakenStep | None:
     """Attempt steps until one is good enough; None (and a status) if that is not to be."""
-    field, method = problem.field, plan.method
+    steer = state.steering = state.steering or steering(plan)
+    field, method = problem.field, steer.method
     if plan.limits.is_jump(state.t):
         state.history, state.ready = (), False
     span = plan.limits.cut(state.t, state.dt)
-    history = known_slopes(problem, plan, state, span)
+    history = known_slopes(problem, method, state, span)
     while state.attempted - state.budget_from < plan.max_steps:
         timed = problem.timed(span)
         if plan.watch is not None:
@@ -112,7 +116,7 @@ def accepted_step(problem: Problem, plan: Plan, state: LoopState) -> TakenStep |
         step = method.step(field, timed, state.y, history)
         state.attempted += 1
         state.last = step
-        verdict, ratio = judge(problem, plan, state, span, step)
+        verdict, ratio = judge(problem, plan, state, span, step, method)
         if plan.watch is not None:
             (plan.watch.accept if verdict.accepted else plan.watch.reject)(state.t, state.y, span.dt)
         if not (step.solved or plan.controller.adaptive):
@@ -124,20 +128,21 @@ def accepted_step(problem: Problem, plan: Plan, state: LoopState) -> TakenStep |
             state.accepted += 1
             state.slope, state.memory = None, verdict.memory
             state.dt = max(verdict.dt, state.dt) if landed else verdict.dt
-            return TakenStep(problem, plan, span, timed, state.y, state.history, state.ready, step, draws)
+            state.dt *= steer.after(Taken(field, span.dt, step))
+            return TakenStep(problem, plan, span, timed, state.y, state.history, state.ready, step, method, draws)
         state.rejected += 1
         state.dt = verdict.dt
         if not state.dt >= smallest_step(state.t):
             state.fail(blame(step, ratio), step)
             return None
         span = plan.limits.cut(state.t, state.dt)
-    state.fail(Status.MAX_STEPS, state.last)
+    state.fail(Status.STIFF if steer.stiff else Status.MAX_STEPS, state.last)
     return None
 
 
-def known_slopes(problem: Problem, plan: Plan, state: LoopState, span: Span) -> History:
+def known_slopes(problem: Problem, method: Method, state: LoopState, span: Span) -> History:
     """The history a step starts from, with the slope at its start first."""
-    if (state.ready and span.first is None) or not plan.method.needs_slope(state.history):
+    if (state.ready and span.first is None) or not method.needs_slope(state.history):
         return state.history
     if state.slope is None:
         state.slope_draws = problem.field.random_state()
@@ -146,14 +151,16 @@ def known_slopes(problem: Problem, plan: Plan, state: LoopState, span: Span) -> 
     return ((problem.clock(state.t), state.slope), *state.history)
 
 
-def judge(problem: Problem, plan: Plan, state: LoopState, span: Span, step: Step) -> tuple[Verdict, float]:
+def judge(
+    problem: Problem, plan: Plan, state: LoopState, span: Span, step: Step, method: Method
+) -> tuple[Verdict, float]:
     """The controller's verdict. With an error estimate it costs the one host synchronisation of the step."""
     if step.error is None or not plan.controller.adaptive:
         state.sizes.append((span.t1, size(step.y1)))
         return plan.controller.judge(0.0, state.dt, state.memory, 1), 0.0
     lower = step.error_lower
     ratio = problem.tolerance.ratio(step.error, state.y, step.y1, lower) if step.solved else math.inf
-    return plan.controller.judge(ratio, span.dt, state.memory, error_order(plan)), ratio
+    return plan.controller.judge(ratio, span.dt, state.memory, step.error_order or error_order(method)), ratio
 
 
 def blame(step: Step, ratio: float) -> Status:
@@ -163,8 +170,8 @@ def blame(step: Step, ratio: float) -> Status:
     return Status.STEP_TOO_SMALL if math.isfinite(ratio) else Status.NONFINITE_SLOPE
 
 
-def error_order(plan: Plan) -> int:
-    return plan.method.error_order or plan.method.order
+def error_order(method: Method) -> int:
+    return method.error_order or method.order
 
 
 def size(y: Rows) -> Tensor:
@@ -211,7 +218,7 @@ def first_step(problem: Problem, plan: Plan, state: LoopState) -> None:
         return
     state.slope = slope
     room = min(span.dt, plan.controller.max_step)
-    state.dt = initial_step(field, span, room, state.y, slope, error_order(plan) - 1, problem.tolerance)
+    state.dt = initial_step(field, span, room, state.y, slope, error_order(plan.method) - 1, problem.tolerance)
 
 
 def first_bad_step(plan: Plan, state: LoopState) -> int | None:

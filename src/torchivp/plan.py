@@ -40,6 +40,7 @@ class Plan:
         check_finite: fixed steps look for nan and inf (adaptive ones always do).
         watch: sees every attempt.
         one_by_one: the trajectory has to hold the steps that contain outputs, because a gradient is attached to them.
+        watch_stiffness: warn where an explicit method solves a stiff problem.
         run, steps_back, with_gradient: of the runner (see ``runners.Runner``).
     """
 
@@ -58,6 +59,7 @@ class Plan:
     check_finite: bool = True
     watch: Watch | None = None
     one_by_one: bool = False
+    watch_stiffness: bool = False
     run: Callable[..., Any] = field(kw_only=True)
     with_gradient: Callable[..., Any] | None = None
     steps_back: Callable[..., Any] | None = None

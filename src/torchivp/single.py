@@ -25,6 +25,7 @@ from .runners import RUNNERS
 from .runners.eager import Run, not_started
 from .solution import Resume, Solution, Status
 from .trajectory import Trajectory
+from .transforms import as_float
 
 __all__ = ["gather", "make_plan", "not_started", "pose"]
 
@@ -93,7 +94,9 @@ def make_plan(
     """Everything a solve is made of, checked to fit together."""
     if compact:
         raise InputError("compact=True is about the rows of a batch. Say how many axes count them: batch_dims=1.")
+    method = method.suited(smallest(problem.tolerance.rtol), problem.layout.width)
     chosen = choose_controller(method, controller, dt)
+    check_switching(method, chosen)
     if dt is not None and not 0 < dt < float("inf"):
         raise InputError(f"dt={dt} is no step size. Give a positive number in the units of t; the direction follows t.")
     if rest["max_steps"] < 1:
@@ -115,9 +118,24 @@ def make_plan(
         limits=limits,
         dt=dt,
         save=saving.choose(save, problem.t),
+        watch_stiffness=True,
         **named("runner", runner, RUNNERS)._asdict(),
         **rest,
     )
+
+
+def smallest(rtol: float | Tensor) -> float:
+    """The tightest of all relative tolerances."""
+    return -as_float((-rtol).amax()) if isinstance(rtol, Tensor) else float(rtol)
+
+
+def check_switching(method: Method, controller: Controller) -> None:
+    """Raise where nobody could see that a method should become another one."""
+    if method.members is not None and not controller.adaptive:
+        raise InputError(
+            f"{method!r} switches between methods by what the sizes of the steps tell, and {controller!r} fixes them. Leave the "
+            f"controller out, or name one method."
+        )
 
 
 def _inside(times: Any, name: str, problem: Problem) -> list[float]:

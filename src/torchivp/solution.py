@@ -30,6 +30,7 @@ class Status(Enum):
     STOPPED = "stopped by on_step"
     INTERRUPTED = "interrupted from the keyboard"
     MAX_STEPS = "max_steps reached"
+    STIFF = "stiff: use method='kvaerno5' or method='auto'"
     STEP_TOO_SMALL = "the step size became too small for the time's precision"
     NONFINITE_STATE = "y0 holds nan or inf"
     NONFINITE_SLOPE = "the slope or the state became nan or inf"
@@ -52,6 +53,7 @@ class Stats:
         replayed: evaluations of ``f`` while a backward pass replayed the steps or solved the adjoint (counted apart).
         backward_attempted: attempted steps of the continuous adjoint's solve (of each row, too).
         njev, nlu: Jacobians that an implicit method asked for in the forward pass, and factorisations.
+        switches: how often ``method="auto"`` went from its explicit to its implicit method or back.
     """
 
     nfe: int = 0
@@ -62,6 +64,7 @@ class Stats:
     backward_attempted: Any = 0
     njev: int = 0
     nlu: int = 0
+    switches: int = 0
 
 
 @dataclass

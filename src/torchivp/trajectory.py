@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor
 
 from ._types import Rows, Slopes, Time
-from .methods.base import History, Step
+from .methods.base import History, Method, Step
 from .randomness import Draws
 from .span import Span
 
@@ -114,6 +114,7 @@ class TapeEntry(NamedTuple):
         looked_into: the interpolant's extra stages were evaluated.
         draws: state of the random generators, where ``f`` draws from them.
         knot, piece: numbers of the knot and piece this step became, or None.
+        method: took it.
     """
 
     span: Span
@@ -123,6 +124,7 @@ class TapeEntry(NamedTuple):
     draws: Draws
     knot: int | None
     piece: int | None
+    method: Method
 
 
 @runtime_checkable

@@ -50,7 +50,7 @@ def assert_same(eager: Any, compiled: Any, tol: float = 1e-10, nfe: bool = True)
         torch.testing.assert_close(b, a, rtol=tol, atol=tol, equal_nan=True)
     assert compiled.status == eager.status
     assert compiled.message == eager.message
-    for name in ("attempted", "accepted", "rejected", *(["nfe"] if nfe else [])):
+    for name in ("attempted", "accepted", "rejected", *(["nfe", "njev", "nlu"] if nfe else [])):
         a, b = (torch.as_tensor(getattr(sol.stats, name)) for sol in (eager, compiled))
         assert torch.equal(a, b), name
 

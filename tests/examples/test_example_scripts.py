@@ -17,6 +17,7 @@ import layers
 import oscillator
 import parameter_sweep
 import pytest
+import recover_rates
 import serve_odenet
 import torch
 import train_distributed
@@ -36,7 +37,7 @@ def assert_picture(path: Path) -> None:
     assert len(content) > 10_000, path
 
 
-@pytest.mark.parametrize("script", [first_order, oscillator, kepler, layers, parameter_sweep])
+@pytest.mark.parametrize("script", [first_order, oscillator, kepler, layers, parameter_sweep, recover_rates])
 def test_small_scripts(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert script.main(["--output-dir", str(tmp_path / "new" / "folder")]) == 0
     picture = tmp_path / "new" / "folder" / f"{script.__name__}.png"

@@ -15,7 +15,7 @@ import torchivp
 from gradients.comparison import gradients, weighted
 from torchivp import gradients as ways
 from torchivp.gradients import checkpoints
-from torchivp.methods import METHODS, Step
+from torchivp.methods import METHODS, Step, Tsit5
 from torchivp.randomness import Draws
 from torchivp.span import OneSpan
 from torchivp.trajectory import Start, TapeEntry
@@ -104,7 +104,7 @@ def test_the_binomial_schedule(steps: int, slots: int) -> None:
     schedule with as many slots makes (the number of steps is not known while they are placed)."""
     tape = checkpoints.at_most(slots)
     span = OneSpan(0.0, 1.0)
-    entry = TapeEntry(span, False, 0, False, Draws(), None, None)
+    entry = TapeEntry(span, False, 0, False, Draws(), None, None, Tsit5())
     alive: weakref.WeakSet = weakref.WeakSet()
 
     def at(i: int) -> Start:

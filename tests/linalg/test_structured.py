@@ -12,8 +12,9 @@ from torch import Tensor
 import torchivp
 from torchivp.errors import InputError
 from torchivp.linalg import Autograd, Banded, DenseMatrix, DiagonalMatrix, Linear, MatrixFree, Sparse, linearise
-from torchivp.linalg.banded import BandedMatrix
+from torchivp.linalg.banded import BandedMatrix, BlockFactors
 from torchivp.linalg.choose import LARGE, choose_jacobian, from_sparsity
+from torchivp.linalg.lapack import LapackFactors
 from torchivp.linalg.structured import coloured
 from torchivp.problem import make_problem
 from torchivp.span import OneSpan
@@ -218,3 +219,31 @@ class TestSolves:
 
         found = torch.func.vmap(lambda y: solve(y, jac=lambda t, y: torch.diag(-2 * y)))(y0)
         torch.testing.assert_close(found, torch.func.vmap(solve)(y0))
+
+
+@pytest.mark.parametrize("widths", [(1, 1), (2, 0), (0, 3)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.complex128], ids=str)
+def test_bands_by_lapack_and_in_blocks(widths: tuple[int, int], dtype: torch.dtype) -> None:
+    pytest.importorskip("scipy")
+    n, generator = 150, torch.Generator().manual_seed(0)
+    entries = torch.randn(2, sum(widths) + 1, n, dtype=dtype, generator=generator)
+    for k in range(len(entries[0])):  # zero where there is no such row
+        i = torch.arange(n) + k - widths[1]
+        entries[:, k] = torch.where((i >= 0) & (i < n), entries[:, k], 0)
+    b, matrix = torch.randn(2, n, dtype=dtype, generator=generator), BandedMatrix(entries, *widths)
+    with torch.no_grad():
+        factors = matrix.shifted(0.1)
+        assert isinstance(factors, LapackFactors)
+        x = factors.solve(b)
+    in_blocks = matrix.shifted(0.1)
+    assert isinstance(in_blocks, BlockFactors)
+    tol = 1e-4 if dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(x, in_blocks.solve(b), rtol=tol, atol=tol)
+    torch.testing.assert_close(x - 0.1 * matrix.times(x), b, rtol=tol, atol=tol)
+
+
+def test_a_singular_band_gives_no_finite_solution() -> None:
+    pytest.importorskip("scipy")
+    with torch.no_grad():
+        entries = torch.ones(1, 1, 5, dtype=torch.float64)
+        assert not torch.isfinite(LapackFactors(entries * 0, 0, 0).solve(torch.ones(1, 5, dtype=torch.float64))).any()

@@ -80,13 +80,13 @@ def propagate(pass_back: replay.Replay, tensors: Sequence[Tensor]) -> list[Tenso
     at_past: Tangents = []
     values: list[Tensor] = []
     with no_side_effects(field, inputs.moving):
-        steps = reversed(list(tape.rewind(replay.Again(pass_back.method, field, pass_back.clock))))
+        steps = reversed(list(tape.rewind(replay.Again(field, pass_back.clock))))
         for (entry, start), following in zip(steps, [*tape.entries[1:], None]):
             y = start.y.detach().requires_grad_()
             past = [k.detach().requires_grad_() for _, k in start.history]
             with torch.enable_grad():
                 history = tuple((clock(t), k) for (t, _), k in zip(start.history, past))
-                step = replay.take(pass_back.method, field, clock, entry, y, history)
+                step = replay.take(field, clock, entry, y, history)
             outputs = [step.y1, step.k, step.weights, *(k for _, k in step.history)]
             check_all_seen([o for o in outputs if o.requires_grad], [y, *past, *wrt], entry.span.t)
             at_y1, at_k, at_weights, *at_history = tangents_of(outputs, [y, *past, *wrt], [at_y, *at_past, *seeds])

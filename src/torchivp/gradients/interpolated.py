@@ -65,7 +65,7 @@ class Interpolated(BackwardGradient):
         return replace(plan, dense=True) if self._states_kept() is None else plan
 
     def kept(self, out: Run, plan: Plan) -> Pieces:
-        return from_tape(out, plan.method) if self._states_kept() is not None else from_pieces(out)
+        return from_tape(out) if self._states_kept() is not None else from_pieces(out)
 
     def system(self, linear: Linearised, y: Rows, kept: Any) -> System:
         return Along(linear, y, Stored(kept.read(linear.field)))

@@ -16,7 +16,7 @@ from .._types import Time
 from ..autocast import without_autocast
 from ..errors import GradientError
 from ..field import Field
-from ..methods.base import History, Method, Step
+from ..methods.base import History, Step
 from ..per_sample.problem import RowClock
 from ..plan import Plan
 from ..problem import Clock, Problem
@@ -96,7 +96,6 @@ class Replay:
 
     def __init__(self, problem: Problem, plan: Plan, inputs: Inputs, out: Run):
         assert_no_past(problem)
-        self.method = plan.method
         self.field = problem.field.with_args(problem.field.args)
         self.args_spec = flatten(problem.field.args)[1]
         self.inputs = inputs
@@ -138,7 +137,7 @@ class Replay:
         adjoint = pending.pop()
         slope_adjoints: Grads = ()
         end, off = self.end, Off(self.end)
-        steps = self.tape.rewind(Again(self.method, field, self.clock))
+        steps = self.tape.rewind(Again(field, self.clock))
         at_once = None
         while group := list(islice(steps, at_once or 1)):  # steps that share a graph, last first
             first, start = group[-1]
@@ -165,11 +164,11 @@ class Replay:
         self, entries: list[TapeEntry], field: Field, clock: Clock | RowClock, y: Tensor, history: History
     ) -> tuple[list[Tensor], Step]:
         """Take steps that follow each other: start, slopes, weights and end of each, and the last one."""
-        step = take(self.method, field, clock, entries[0], y, history)
+        step = take(field, clock, entries[0], y, history)
         out = [y, step.k, step.weights, step.y1]
         for entry in entries[1:]:
             y, history = step.y1, carried(step, entry)
-            step = take(self.method, field, clock, entry, y, history)
+            step = take(field, clock, entry, y, history)
             out += [y, step.k, step.weights, step.y1]
         return out, step
 
@@ -192,7 +191,7 @@ class Replay:
         with no_side_effects(field, self.inputs.moving):
             for entry in self.tape.entries:
                 history = () if step is None else carried(step, entry)
-                step = take(self.method, field, clock, entry, y, history)
+                step = take(field, clock, entry, y, history)
                 if entry.knot is not None:
                     values.append(step.y1)
                 if entry.piece is not None:
@@ -220,9 +219,9 @@ def tape_of(out: Run) -> Tape:
     return out.tape
 
 
-def take(method: Method, field: Field, clock: Clock | RowClock, entry: TapeEntry, y: Tensor, history: History) -> Step:
+def take(field: Field, clock: Clock | RowClock, entry: TapeEntry, y: Tensor, history: History) -> Step:
     """Take an accepted step again, exactly."""
-    span = clock.timed(entry.span.again())
+    span, method = clock.timed(entry.span.again()), entry.method
     if not entry.ready and method.needs_slope(history):
         if entry.draws.slope is not None:
             entry.draws.slope.put_back()
@@ -245,21 +244,21 @@ class Again:
     """How a tape comes by the starts it did not keep.
 
     Args:
-        method, field, clock: of the steps.
+        field, clock: of the steps.
     """
 
-    def __init__(self, method: Method, field: Field, clock: Clock | RowClock):
-        self.method, self.field, self.clock = method, field, clock.with_times(None)
+    def __init__(self, field: Field, clock: Clock | RowClock):
+        self.field, self.clock = field, clock.with_times(None)
 
     @torch.no_grad()
     def take(self, entry: TapeEntry, start: Start) -> Step:
-        return take(self.method, self.field, self.clock, entry, start.y, start.history)
+        return take(self.field, self.clock, entry, start.y, start.history)
 
     @torch.no_grad()
     def undo(self, entry: TapeEntry, end: Start) -> Start:
         if entry.draws.stages is not None:
             entry.draws.stages.put_back()
-        return Start(*entry.span.settle_back(*self.method.reverse(self.field, entry.span, end.y, end.history), *end))
+        return Start(*entry.span.settle_back(*entry.method.reverse(self.field, entry.span, end.y, end.history), *end))
 
 
 def check_same_numbers(off: Tensor, drift: float) -> None:

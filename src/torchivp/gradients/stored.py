@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .._types import Rows
 from ..field import Field, time_dtype
-from ..methods import Method
 from ..problem import Clock
 from ..runners.eager import Run
 from ..trajectory import Piece
@@ -35,12 +34,12 @@ def from_pieces(out: Run) -> Pieces:
     return Pieces([float(p.span.t) for p in pieces], lambda field: reversed(pieces))
 
 
-def from_tape(out: Run, method: Method) -> Pieces:
+def from_tape(out: Run) -> Pieces:
     """Pieces that are computed again, from the starts that were kept."""
     tape = tape_of(out)
 
     def read(field: Field) -> Iterator[Piece]:
-        again = Again(method, field, Clock(None))
+        again = Again(field, Clock(None))
         for entry, start in tape.rewind(again):
             step = again.take(entry._replace(looked_into=True), start)
             yield Piece(entry.span, start.y, step.k, step.weights)

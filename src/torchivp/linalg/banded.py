@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from .lapack import LapackFactors, serves
 from .matrix import Factors, Matrix, Size, Vectors
 
 
@@ -27,9 +28,9 @@ class BandedMatrix(Matrix):
         c = c.unsqueeze(-1) if isinstance(c, Tensor) and c.dim() else c
         shifted = -self.entries * c
         main = shifted[:, self.upper : self.upper + 1] + 1
-        return BlockFactors(
-            torch.cat([shifted[:, : self.upper], main, shifted[:, self.upper + 1 :]], 1), self.lower, self.upper
-        )
+        entries = torch.cat([shifted[:, : self.upper], main, shifted[:, self.upper + 1 :]], 1)
+        kind = LapackFactors if serves(entries) else BlockFactors
+        return kind(entries, self.lower, self.upper)
 
 
 class BlockFactors(Factors):

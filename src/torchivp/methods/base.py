@@ -30,6 +30,7 @@ class Step(NamedTuple):
         history: what the next step may start from.
         ready: whether ``history[0]`` already is the slope at the end of this step.
         solved: whether the equations of implicit stages were solved (of each row ``[B]`` of many); if not, a shorter step may do.
+        error_order: ``error`` scales like this power of the step; None: like the method's own.
     """
 
     y1: Rows
@@ -40,6 +41,7 @@ class Step(NamedTuple):
     ready: bool = False
     error_lower: Rows | None = None
     solved: Any = True
+    error_order: int | None = None
 
 
 class Method(ABC):
@@ -56,6 +58,7 @@ class Method(ABC):
         uses_jacobian: it asks for the Jacobian of the field (``linalg``).
         k_are_slopes: the ``k`` of its steps are values of the field, and ``y1`` is their quadrature.
         needs: the form that ``f`` must have, one of those in its ``forms`` (see ``partitioned``); empty: any function will do.
+        members: the explicit and the implicit method, of one that switches between two.
         timeless_drift: it asks for the slope of ``q`` at one time only, for what does not depend on the time.
     """
 
@@ -68,11 +71,21 @@ class Method(ABC):
     uses_jacobian: bool = False
     k_are_slopes: bool = True
     needs: str = ""
+    members: tuple[Method, Method] | None = None
     timeless_drift: bool = False
 
     @property
     def adaptive(self) -> bool:
         return self.error_order is not None
+
+    def suited(self, rtol: float, width: int) -> Method:
+        """The method for such a problem: itself, but for one that was left to choose.
+
+        Args:
+            rtol: the smallest relative tolerance of any number.
+            width: numbers in a state.
+        """
+        return self
 
     def needs_slope(self, history: History) -> bool:
         """Whether the loop evaluates the slope at the start of a step that has this past, and puts it first in ``history``."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from ..names import choose
 from .adams import ExplicitAdams, ImplicitAdams
 from .alf import ALF
+from .automatic import Auto
 from .base import Method
+from .bdf import BDF
 from .dirk import (
     SDIRK2,
     TRBDF2,
@@ -98,7 +100,13 @@ GEOMETRIC_METHODS: dict[str, type[Method]] = {
 }
 """For systems in two parts: ``SecondOrder``, ``Partitioned``, ``Hamiltonian``."""
 
+MULTISTEP_METHODS: dict[str, type[Method]] = {"bdf": BDF}
+"""They choose their order."""
+
+SWITCHING_METHODS: dict[str, type[Method]] = {"auto": Auto}
+"""They choose between others."""
+
 
 def choose_method(method: str | Method | type[Method]) -> Method:
     """A method from its name, its class, or itself."""
-    return choose("method", method, Method, {**METHODS, **GEOMETRIC_METHODS})
+    return choose("method", method, Method, {**METHODS, **GEOMETRIC_METHODS, **MULTISTEP_METHODS, **SWITCHING_METHODS})

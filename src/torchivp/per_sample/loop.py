@@ -199,7 +199,7 @@ def attempted_step(problem: RowsProblem, plan: Plan, state: RowsState) -> RowsTa
     step = plan.method.step(problem.field, timed, state.y, known)
     state.tries += 1
     ratio = constant(error_ratio(problem, plan, state, step))
-    verdict = plan.controller.judge_rows(ratio, span.dt, state.memory, error_order(plan))
+    verdict = plan.controller.judge_rows(ratio, span.dt, state.memory, error_order(plan.method))
     accepted = verdict.accepted if state.alive == len(ratio) else verdict.accepted & state.running
     ended = accepted & (span.t1 >= plan.limits.end)
     tiny = verdict.dt < plan.limits.tiny
@@ -316,7 +316,7 @@ def first_steps(problem: RowsProblem, plan: Plan, state: RowsState) -> None:
         state.fail(bad, Status.NONFINITE_SLOPE, nothing, torch.full_like(state.t, math.inf))
     room = (span.t1 - span.t).clamp(max=plan.controller.max_step)
     state.dt = constant(
-        initial_steps(field, span, room, state.y, state.slope, error_order(plan) - 1, problem.tolerance)
+        initial_steps(field, span, room, state.y, state.slope, error_order(plan.method) - 1, problem.tolerance)
     )
 
 

@@ -95,6 +95,12 @@ def make_plan(
 
 def check_fits(method: Method, jumps: list[float], dt: float | None) -> None:
     """Raise for what rows with steps of their own cannot do."""
+    if method.members is not None:
+        raise InputError(
+            f"{method!r} switches between an explicit and an implicit method, and rows with steps of their own would have to do "
+            f"so one by one. With batch_dims name a method ('tsit5', or 'rodas5p' if some rows are stiff), or solve the whole "
+            f"batch as one state (batch_dims=0)."
+        )
     if not method.by_rows:
         raise InputError(
             f"{method!r} mixes slopes of several steps, whose sizes differ from row to row. With batch_dims take a Runge-Kutta "

@@ -123,6 +123,7 @@ def counters(problem: Problem, state: LoopState) -> dict[str, int]:
         "replayed": 0,
         "njev": problem.field.counts.jacobians,
         "nlu": problem.field.counts.factorisations,
+        "switches": 0 if state.steering is None else state.steering.switches,
     }
 
 
@@ -189,4 +190,6 @@ def keep(
         knot = trajectory.add_knot(taken.timed.t1, taken.step.y1)
     trajectory.events += found
     trajectory.end, trajectory.end_time = taken.step.y1, t1
-    return TapeEntry(taken.span, taken.ready, len(taken.history), taken.looked_into, taken.draws, knot, piece)
+    return TapeEntry(
+        taken.span, taken.ready, len(taken.history), taken.looked_into, taken.draws, knot, piece, taken.method
+    )

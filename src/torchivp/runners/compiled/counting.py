@@ -58,3 +58,10 @@ def count(field: Field, evaluations: int) -> None:
     counts = getattr(field.f, "count_more", None)
     if counts is not None:
         counts(evaluations)
+
+
+def count_systems(field: Field, form: Form, attempts: int, steps: int) -> None:
+    """The Jacobians and factorisations of so many attempts, and of the steps that were taken."""
+    if isinstance(form.tableau, RosenbrockTableau):
+        field.counts.jacobians += steps
+        field.counts.factorisations += attempts

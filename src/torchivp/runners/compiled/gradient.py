@@ -11,7 +11,6 @@ from torch import Tensor
 from ...errors import GradientError
 from ...problem import Problem
 from .backward import Adjoint, Backward, Given, make_backward
-from .columns import Leaves
 from .compile import compiled
 from .counting import count, evaluations
 from .march import Loop, Part, Written, written
@@ -57,8 +56,7 @@ class Outcome:
 
     def _written(self) -> list[Written | None]:
         """What the parts wrote down, where it is wanted."""
-        leaves = self.loop.leaves
-        return [written(leaves, part) if len(i) else None for i, part in zip(self.pieces, self.parts)]
+        return [written(self.loop, part) if len(i) else None for i, part in zip(self.pieces, self.parts)]
 
     def attached(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Values, end, starts and slopes with their gradient."""
@@ -99,7 +97,7 @@ class Outcome:
         """From behind one call of the loop to before it."""
         given = None
         if (found is not None and len(found.t)) or len(pieces[0]):
-            new = written(self.loop.leaves, part)
+            new = written(self.loop, part)
             at_y0, at_y1, at_k = by_steps(new, found, self.weights, cotangent)
             slots, at_start, at_slopes = pieces
             if len(slots):
@@ -108,7 +106,7 @@ class Outcome:
             at_y0[1:] += at_y1[:-1]
             last = self.loop.leaves.of(at_y1[-1])
             behind = behind._replace(ys=tuple(a + b for a, b in zip(behind.ys, last)))
-            given = filled(self.loop.leaves, part.record, at_y0, at_k)
+            given = filled(self.loop, part.record, at_y0, at_k)
         way = torch.tensor([part.steps, part.restarts])
         return self.program()(way, behind, given, part.record, part.fixed, held)
 
@@ -151,13 +149,13 @@ def by_steps(new: Written, found: Found | None, weights: Tensor, cotangent: Tens
     return at_y0, at_y1, at_k
 
 
-def filled(leaves: Leaves, record: Record, at_y0: Tensor, at_k: Tensor) -> Given:
+def filled(loop: Loop, record: Record, at_y0: Tensor, at_k: Tensor) -> Given:
     """Derivatives by rows in the form of the record; zero in the slots that were not used."""
 
     def spread(like: Sequence[Tensor], rows: Tensor, lead: int) -> tuple[Tensor, ...]:
         out = tuple(torch.zeros_like(x) for x in like)
-        for x, part in zip(out, leaves.of(rows, lead)):
-            x[: len(rows)] = part
+        for x, part in zip(out, loop.leaves.of(rows, lead)):
+            (x[: len(rows), loop.form.lead :] if lead == 2 else x[: len(rows)]).copy_(part)
         return out
 
     return Given(spread(record.ys, at_y0, 1), spread(record.ks, at_k, 2))

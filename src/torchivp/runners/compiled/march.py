@@ -17,6 +17,7 @@ from ...problem import Problem
 from .columns import Leaves
 from .compile import compiled, not_compiled
 from .counting import count
+from .derivatives import derivative_of
 from .norms import norm_of
 from .program import Program, Record, make_program, new_record
 from .pure import Pure, Seen, tracer_of, uncounted
@@ -83,6 +84,7 @@ class Loop:
     ):
         self.field, self.kind, self.form, self.seen = field, kind, form, seen
         self.leaves, self.weights = leaves, weights
+        self.held = [x.detach() if x.requires_grad else x for x in seen.held]
         self.program = kind.program_for(form, seen.pure)
         self.attempts = _FIRST
 
@@ -101,7 +103,7 @@ class Loop:
             record: Any = new_record(self.form, start.t.shape, start.ys) if self.form.slots else None
             began = time.perf_counter()
             with torch.no_grad():
-                carry = self.program(start, fixed, self.seen.held, record)
+                carry = self.program(start, fixed, self.held, record)
             before, (_, tries, steps, _, _) = tries, carry.totals.tolist()
             self.attempts = attempts_for(tries - before, time.perf_counter() - began)
             count(self.field, asks * (tries > before))
@@ -125,6 +127,10 @@ def loop_for(problem: Problem, plan: Plan, kind: Kind, *, writes: bool, slopes: 
         seen = seen._replace(pure=seen.pure.in_columns)
     leaves = Leaves(problem.layout, seen.pure.columns)
     form = form_of(problem, plan, leaves, slots=slots, slopes=slopes, looks_inside=looks_inside, norm=norm)
+    if plan.method.uses_jacobian:  # before the loop, which finds it again
+        t = problem.field.time(problem.t0).to(problem.layout.real_dtype)
+        ys = [y.to(dtype) for y, dtype in zip(leaves.of(problem.finite_start()), form.dtypes)]
+        derivative_of(seen.pure, t, ys, seen.held)
     return Loop(problem.field, kind, form, seen, leaves, weights)
 
 
@@ -174,13 +180,14 @@ def attempts_for(made: int, seconds: float) -> int:
     return max(_LEAST, min(2**40, int(made * _SECONDS / max(seconds, 1e-6)))) if made else _FIRST
 
 
-def written(leaves: Leaves, call: Part) -> Written:
+def written(loop: Loop, call: Part) -> Written:
     """What a call wrote down, rows by rows."""
+    leaves = loop.leaves
     n, rows, at = call.steps, leaves.layout.rows, call.end
     part = call.record.first(n)
     y0 = leaves.rows(part.ys, 1)
     y1 = torch.cat([y0[1:], leaves.rows(at.ys).unsqueeze(0)])[:n]
     return Written(
         part.accepted.reshape(n, rows), part.tries, part.t.reshape(n, rows), part.t1.reshape(n, rows), y0, y1,
-        leaves.rows(part.ks, 2) if part.ks else y0.unsqueeze(1)[:, :0],
+        leaves.rows(part.ks, 2)[:, loop.form.lead :] if part.ks else y0.unsqueeze(1)[:, :0],
     )  # fmt: skip

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .derivatives import derivative_of, flat
 from .pure import Pure
-from .step import Fixed, Form, State, asked_at, limited, slopes, weighted
+from .step import Fixed, Form, State, limited, slopes, weighted, wide
 
 _SMALL = 16  # numbers up to which a matrix is inverted in the loop: a call of a library costs more
 
@@ -17,7 +18,7 @@ _SMALL = 16  # numbers up to which a matrix is inverted in the loop: a call of a
 def rosenbrock_stages(
     form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, h: Tensor, ys: State, ks: State, rests: bool = False
 ) -> tuple[list[State], State]:
-    """The slopes ``k`` of a step that ends at ``t1`` (see ``RosenbrockTableau``), stage by stage, and its end."""
+    """The slope at the start and the ``k`` of a step that ends at ``t1`` (see ``RosenbrockTableau``), and its end."""
     tableau: Any = form.tableau
     batch = h.dim()
     gamma = float(tableau.gamma)
@@ -37,13 +38,7 @@ def rosenbrock_stages(
             slope = flat(slopes(form, pure, fixed, held, t1 + float(c - 1) * h, leaves_of(stage, ys)), batch)
             slope = slope + weighted(tuple(map(float, coupling)), k)
         k.append(solve(gamma * (slope + float(d) * size * by_time)))
-    return [leaves_of(x, ys) for x in k], leaves_of(after(tuple(map(float, tableau.b))), ys)
-
-
-def flat(xs: State, batch: int) -> Tensor:
-    """All numbers of a row in a line, ``[*batch, n]``."""
-    lines = [x.reshape(*x.shape[:batch], -1) for x in xs]
-    return lines[0] if len(lines) == 1 else torch.cat(lines, -1)
+    return [ks, *(leaves_of(x, ys) for x in k)], leaves_of(after(tuple(map(float, tableau.b))), ys)
 
 
 def leaves_of(line: Tensor, like: State) -> tuple[Tensor, ...]:
@@ -54,19 +49,14 @@ def leaves_of(line: Tensor, like: State) -> tuple[Tensor, ...]:
 
 
 def derivatives(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: State) -> tuple[Tensor, Tensor]:
-    """The Jacobian ``[*batch, n, n]`` and the derivative by the time ``[*batch, n]``."""
-    batch = t.dim()
-
-    def f(t: Tensor, ys: State) -> tuple[Tensor, ...]:
-        return asked_at(form, pure, fixed, held, t, ys)
-
-    vjp = torch.func.vjp(f, limited(fixed, t), tuple(ys))[1]
-    line = flat(ys, batch)
-    n = line.shape[-1]
-    unit = torch.eye(n, dtype=line.dtype, device=line.device).reshape(n, *[1] * batch, n).expand(n, *line.shape)
-    seeds = tuple(torch.stack(parts) for parts in zip(*(leaves_of(x, ys) for x in unit.unbind(0))))
-    at_t, at_ys = torch.func.vmap(vjp)(seeds)
-    return flat(at_ys, batch + 1).movedim(0, -2), at_t.to(line.dtype).movedim(0, -1)
+    """The Jacobian ``[*batch, n, n]`` and the derivative by the time ``[*batch, n]``, as the library counts it."""
+    t = limited(fixed, t)
+    t = (t * fixed.sign if form.turned else t).to(form.time_dtype)
+    inside = [y.to(dtype) for y, dtype in zip(ys, form.dtypes)]
+    out = derivative_of(pure, t, inside, held)(t, *inside, *held)
+    n = len(out) // 2
+    jacobian, by_time = torch.stack(out[:n], -2).to(ys[0].dtype), torch.stack(out[n:], -1).to(ys[0].dtype)
+    return (jacobian * wide(fixed.sign, jacobian) if form.turned else jacobian), by_time
 
 
 def solver(matrix: Tensor) -> Callable[[Tensor], Tensor]:

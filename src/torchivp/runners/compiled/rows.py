@@ -24,7 +24,7 @@ from ...span import RowSpan, spread
 from ...trajectory import Start, Tape
 from ..eager import UNKNOWN, KnownSlope, Run
 from ..rows import caught, finished, first_outputs, keep
-from .counting import count, evaluations, looked_into, slope_at_end
+from .counting import count, count_systems, evaluations, looked_into, slope_at_end
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, loop_for, refuse_lost_gradient, written
 from .outputs import Found, ends_of, values_at
@@ -134,6 +134,7 @@ def solve(problem: RowsProblem, plan: Plan, out: Run, writer: AtOnce | StepBySte
                 writer.read_back(part.end)
                 attempts = int(state.attempted.max())
                 count(problem.field, evaluations(loop.form, attempts - before, writer.looked, goes_on(state)))
+                count_systems(problem.field, loop.form, attempts - before, part.steps)
                 yield part
 
         try:
@@ -230,7 +231,7 @@ class AtOnce:
         found, n = None, part.steps
         self.looked = torch.zeros(n, dtype=torch.bool)
         if self.wanted and n and not isinstance(self.plan.save, RowEnds):
-            new, counts = written(self.loop.leaves, part), self.trajectory.counts
+            new, counts = written(self.loop, part), self.trajectory.counts
             found = ends_of(new) if self.times is None else values_at(new, self.times, self.weights)
             self.looked = looked_into(n, None if self.times is None else found, new.t1)
             columns = found.columns + (counts[found.rows] if self.times is None else 1)
@@ -265,7 +266,7 @@ class StepByStep:
         self.detector = RowDetector(events, problem, self.out.state) if events else None
 
     def take(self, part: Part) -> None:
-        problem, plan, state, new = self.problem, self.plan, self.out.state, written(self.loop.leaves, part)
+        problem, plan, state, new = self.problem, self.plan, self.out.state, written(self.loop, part)
         weights = weights_of(problem, plan)
         if part.restarts:
             state.history, state.ready = (), False

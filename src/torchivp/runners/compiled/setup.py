@@ -90,9 +90,10 @@ def form_of(
         looks_inside=looks_inside,
         slopes=slopes,
         slots=slots,
-        unroll=_UNROLL if layout.size <= _TINY else 1,
+        unroll=_UNROLL if layout.size <= _TINY and not plan.method.uses_jacobian else 1,
         starts=not by_rows,
         turned=problem.field.turn is not None,
+        lead=int(not plan.method.k_are_slopes),
     )
 
 

@@ -25,7 +25,7 @@ from ...span import OneSpan
 from ...trajectory import Piece, Start, Tape, TapeEntry
 from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_started, watch_for_events
 from .columns import Leaves
-from .counting import count, evaluations, looked_into, slope_at_end
+from .counting import count, count_systems, evaluations, looked_into, slope_at_end
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, written
 from .outputs import Found, ends_of, polynomials, values_at
@@ -130,7 +130,9 @@ def follow(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, 
                 read_back(problem, plan, loop.leaves, state, part.end)
                 trajectory.end, trajectory.end_time = state.y, state.t
             goes_on = state.status not in (Status.EVENT, Status.SUCCESS) and not plan.limits.is_jump(state.t)
-            count(problem.field, evaluations(loop.form, state.attempted - before, writer.looked, goes_on))
+            attempts = state.attempted - before
+            count(problem.field, evaluations(loop.form, attempts, writer.looked, goes_on))
+            count_systems(problem.field, loop.form, attempts, part.steps)
             if state.status is Status.EVENT:
                 return
             yield part
@@ -220,7 +222,7 @@ class AtOnce:
         found, n = None, part.steps
         self.looked = torch.full((n,), self.plan.dense)
         if self.reads and n:
-            found = self.look(written(self.loop.leaves, part))
+            found = self.look(written(self.loop, part))
         self.found.append(found)
         if self.for_gradient:
             self.parts.append(part)
@@ -287,7 +289,7 @@ class StepByStep:
         self.detector = watch_for_events(self.problem, self.plan, self.out.state)
 
     def take(self, part: Part) -> None:
-        state, plan, new = self.out.state, self.plan, written(self.loop.leaves, part)
+        state, plan, new = self.out.state, self.plan, written(self.loop, part)
         weights = weights_of(self.problem, plan)
         self.looked, entries = [], []
         if part.restarts:
@@ -298,7 +300,7 @@ class StepByStep:
             span = OneSpan(t, t1, plan.limits._last(t1), plan.limits._first(t), t1 - t)
             taken = TakenStep(
                 self.problem, plan, span, self.problem.timed(span), y0, state.history, state.ready,
-                Step(y1, k, weights, None, ()), looked_into=True,
+                Step(y1, k, weights, None, ()), plan.method, looked_into=True,
             )  # fmt: skip
             state.t, state.y, state.dt = t1, y1, t1 - t
             state.attempted, state.accepted = before + tries, state.accepted + 1

@@ -48,6 +48,7 @@ class Form:
         unroll: attempts in one turn of the loop.
         starts: the loop finds the slopes at its start and the size of its first step itself.
         turned: time runs backwards (of some rows).
+        lead: so many slopes come before those of the stages (that at the start, where it is none of them).
     """
 
     stages: Callable[..., tuple[list[State], State]]
@@ -65,6 +66,7 @@ class Form:
     unroll: int
     starts: bool
     turned: bool
+    lead: int = 0
 
 
 class Fixed(NamedTuple):
@@ -215,7 +217,7 @@ def extra_stages(form: Form) -> tuple[tuple[float, ...], tuple[tuple[float, ...]
 
 def stage_count(form: Form) -> int:
     """How many slopes a step has, those for its interpolant included."""
-    return len(form.tableau.b) + len(extra_stages(form)[0])
+    return form.lead + len(form.tableau.b) + len(extra_stages(form)[0])
 
 
 def slopes(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: State) -> tuple[Tensor, ...]:
@@ -310,7 +312,7 @@ def ratio_of(form: Form, fixed: Fixed, h: Tensor, ys: State, y1: State, found: l
     def scaled(b_err: Sequence[Number]) -> Tensor:
         parts = []
         for i, (y, end) in enumerate(zip(ys, y1)):
-            error = wide(h, y) * weighted(b_err, [k[i] for k in found])
+            error = wide(h, y) * weighted(b_err, [k[i] for k in found[form.lead :]])
             error = error + end * 0  # an infinite end would hide behind its own scale
             parts.append(error / (fixed.atol[i] + fixed.rtol[i] * torch.maximum(y.abs(), end.abs())))
         ratio = size_of(form, fixed, parts, h)

@@ -1,0 +1,100 @@
+"""How far an explicit Runge-Kutta method is stable, and what its stages tell of the problem, without an evaluation."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._types import Slopes
+from ..errors import InputError
+from ..transforms import as_float, outside_of_transforms
+from .base import Method
+from .tableau import Tableau
+
+
+@lru_cache(maxsize=256)
+def stability_size(tableau: Tableau) -> float:
+    """The largest x for which steps with ``dt * lambda`` in ``[-x, 0]`` do not grow (3.3 for ``dopri5``)."""
+    a = np.zeros((tableau.stages, tableau.stages))
+    for row, entries in zip(a, tableau.a):
+        row[: len(entries)] = [float(x) for x in entries]
+    terms, powers = [1.0], np.ones(tableau.stages)
+    for _ in range(tableau.stages):
+        terms.append(float(np.dot([float(x) for x in tableau.b], powers)))
+        powers = a @ powers
+    growth = np.polynomial.Polynomial(terms)
+    crossings = [z for bound in (1, -1) for z in (growth - bound).roots() if abs(z.imag) < 1e-7 and z.real < -1e-3]
+    return min(-float(z.real) for z in crossings)
+
+
+def twin_stages(tableau: Tableau) -> tuple[int, int] | None:
+    """The last two stages at one time, mostly the end of the step; None if a tableau has no such pair."""
+    pairs = [(i, j) for i in range(tableau.stages) for j in range(i) if tableau.c[i] == tableau.c[j]]
+    return max(pairs, default=None)
+
+
+class Twins(NamedTuple):
+    """Two stages at one time, whose slopes differ only because their states do: ``|df| / |dy|`` estimates the largest
+    eigenvalue of the Jacobian, as soon as the step is so long that this eigenvalue's error dominates.
+
+    Attributes:
+        tableau: of the method.
+        size: of its stability.
+
+    Source: L. F. Shampine, Lipschitz constants and robust ODE codes (1980); E. Hairer, G. Wanner, Solving ODEs II, section IV.2,
+    doi:10.1007/978-3-642-05221-7.
+    """
+
+    tableau: Tableau
+    size: float
+
+    @classmethod
+    def of(cls, method: Method) -> Twins | None:
+        """Those of a method; None if it has none, or is not explicit."""
+        tableau = getattr(method, "tableau", None)
+        if method.uses_jacobian or not isinstance(tableau, Tableau) or twin_stages(tableau) is None:
+            return None
+        return cls(tableau, stability_size(tableau))
+
+    @classmethod
+    def required(cls, method: Method) -> Twins:
+        """The same, of a method that is known to have them."""
+        twins = cls.of(method)
+        if twins is None:
+            raise InputError(
+                f"The steps of {method!r} do not tell whether the problem is stiff: that takes an explicit Runge-Kutta method "
+                f"with two stages at one time. Give 'tsit5', 'dopri5', 'dopri8', or one of 'vern6' to 'vern9'."
+            )
+        return twins
+
+    def stiffness(self, k: Slopes, scale: Tensor) -> float:
+        """``dt |lambda|`` of a step in units of the stability; reads one number.
+
+        Near 1 stability limits the step; nan if the two states do not differ.
+
+        Args:
+            k: slopes of the step, ``[S, D]``.
+            scale: what counts as one in each number of the state, ``[1, D]``: its tolerance, because what limits the steps may be
+                a small number among large ones.
+        """
+        weights = difference_weights(self.tableau, k.dtype, k.device)
+        differences = torch.mm(weights, k[: self.tableau.stages].detach())
+        sizes = torch.linalg.vector_norm(torch.where(scale > 0, differences / scale, 0), dim=1)
+        return as_float(sizes[0] / sizes[1]) / self.size
+
+
+@lru_cache(maxsize=64)
+@outside_of_transforms
+def difference_weights(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``[2, S]``: weights of the slopes that give the difference of the twins' slopes, and of their states over ``dt``."""
+    i, j = twin_stages(tableau) or (0, 0)
+    weights = torch.zeros(2, tableau.stages, dtype=torch.float64)
+    weights[0, i], weights[0, j] = 1, -1
+    for stage, sign in ((i, 1), (j, -1)):
+        row = tableau.a[stage]
+        weights[1, : len(row)] += sign * torch.tensor([float(x) for x in row], dtype=torch.float64)
+    return weights.to(device=device, dtype=dtype)

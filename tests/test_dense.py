@@ -65,7 +65,8 @@ def test_every_method_both_directions(method: str, t: tuple[float, float]) -> No
     times = torch.linspace(0, 3, 400, dtype=torch.float64)
     between = (sol(times)[:, 0] - torch.exp(torch.sin(times) - start)).abs().max()
     # Hairer's interpolant: test_dop853.py. Four steps of vern8 happen to be 100 times better than the tolerance.
-    assert between < (100 if method in ("dop853", "vern8") else 10) * at_steps + 1e-12
+    # Steps of kvaerno5 of 0.5 are long for a polynomial of order 4.
+    assert between < {"dop853": 100, "vern8": 100, "kvaerno5": 20}.get(method, 10) * at_steps + 1e-12
     assert torch.equal(sol(sol.t[0]), sol.y[0])
     rounding = 1e-12 if torchivp.methods.METHODS[method]().order < 8 else 1e-11  # docs/design/verner-dense.md
     torch.testing.assert_close(sol(sol.t), sol.y, rtol=rounding, atol=rounding / 100)

@@ -107,7 +107,7 @@ def test_going_on_after_max_steps() -> None:
 def test_a_singularity(method: str) -> None:
     options: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3, "max_steps": 3000}
     sol = solve(blows_up, ONE, (0.0, 2.0), method=method, throw=False, save="steps", **options)
-    assert sol.status in (Status.STEP_TOO_SMALL, Status.NONFINITE_SLOPE)
+    assert sol.status in (Status.STEP_TOO_SMALL, Status.NONFINITE_SLOPE, Status.NEWTON_FAILED)
     assert number(sol.message, "at t=") == pytest.approx(1.0, abs=0.1)
     assert torch.isfinite(sol.y).all()
     assert (sol.t.diff() > 0).all()

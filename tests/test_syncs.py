@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchivp
+from iterating import ITERATING
 from torchivp.methods import METHODS
 
-ADAPTIVE = sorted(name for name, method in METHODS.items() if method().adaptive)
-FIXED = sorted(name for name, method in METHODS.items() if not method().adaptive)
+# Those that iterate look once in each iteration.
+ADAPTIVE = sorted(name for name, method in METHODS.items() if method().adaptive and name not in ITERATING)
+FIXED = sorted(name for name, method in METHODS.items() if not method().adaptive and name not in ITERATING)
 AROUND = 11  # before and after the loop: times, finite y0, first step, finite result, whether f drew random numbers
 
 _LOOKS = {

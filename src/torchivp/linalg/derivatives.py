@@ -96,7 +96,12 @@ def point_at(field: Field, span: Span, y: Rows, slope: Rows) -> Point | None:
     """The start of a step; None where ``f`` leaves no trace there."""
     if transformed():
         return Transformed(field, span, y, slope)
-    point = Recorded(field, span, y, slope)
+    try:
+        point = Recorded(field, span, y, slope)
+    except RuntimeError:
+        if torch.is_grad_enabled() and slope.requires_grad:
+            raise
+        return None  # f does what autograd refuses, such as writing into a buffer
     return point if point.value.requires_grad else None
 
 

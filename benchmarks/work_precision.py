@@ -207,7 +207,7 @@ def draw(kind: str, found: list[Curve]) -> None:
         for ax in column:
             ax.set_ylabel("relative error at the end")
             ax.grid(alpha=0.3)
-    axes[1, 0].legend(fontsize="x-small")
+    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     figure.savefig(ROOT / "docs" / "assets" / f"work-precision-{kind}.png", dpi=100)
     plt.close(figure)
 

@@ -4,7 +4,7 @@
 #   make test         the test suite
 #   make check        the longer checks (tests/check and what is marked slow), the wheel in an empty environment among them
 #   make wheel-check  only that one
-#   make bench        the benchmarks, side by side with the peers; writes benchmarks/results/
+#   make bench        the benchmarks, side by side with the peers; writes benchmarks/results/ and pictures
 #   make docs         the documentation into site/, strictly
 #   make lint         ruff and mypy;  make format  applies what ruff can
 #   make install      everything for development into .venv
@@ -41,6 +41,7 @@ wheel-check: $(VENV)/.installed-check
 	$(ONE_THREAD) $(BIN)/python -m pytest tests/check/test_wheel.py $(ARGS)
 
 bench: $(VENV)/.installed-bench
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m benchmarks.work_precision
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)
 
 # Not --quiet: it silences warnings before --strict can count them.

@@ -28,9 +28,9 @@ class BDF(Method):
 
     Card: orders 1 to ``max_order``, chosen after every step; one implicit stage a step; the interpolant is the polynomial
     through the newest states, of the order of the step. A-stable up to order 2. What is carried are past states at
-    their own times; a step of order k puts the polynomial through k + 1 of them on an equidistant grid of its own size, so that steps may have any size.
-    It holds k + 2 states: with the newest one, enough to see what order k + 1 would have done. The first step takes a point on
-    the tangent for its past.
+    their own times; a step of order k puts the polynomial through k + 1 of them on an equidistant grid of its own
+    size, so that steps may have any size. It holds k + 2 states: with the newest one, enough to see what order k + 1 would have
+    done. The first step takes a point on the tangent for its past.
 
     Args:
         max_order: never go above; 2 where the Jacobian has eigenvalues near the imaginary axis.

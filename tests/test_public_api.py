@@ -96,6 +96,7 @@ def test_readme_lists_every_method() -> None:
     rows = [line.split("|")[1] for line in table.strip().splitlines()[2:]]
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == {
         *torchivp.methods.METHODS,
+        *torchivp.methods.table.MULTISTEP_METHODS,
         *torchivp.methods.GEOMETRIC_METHODS,
         *torchivp.methods.SWITCHING_METHODS,
     }

@@ -145,7 +145,14 @@ def test_dense_output_and_events(dtype: torch.dtype) -> None:
     """Steps of two methods, whose polynomials have other degrees."""
     zero = torchivp.Event(lambda t, y, mu: y[..., 0])
     t = torch.linspace(0, 200, 41, dtype=torch.float64)
-    settings = {"y0": START.to(dtype), "mu": MU.to(dtype), "rtol": 1e-5, "atol": 1e-6, "method": Auto("vern7", "rodas5p"), "dense": True}
+    settings = {
+        "y0": START.to(dtype),
+        "mu": MU.to(dtype),
+        "rtol": 1e-5,
+        "atol": 1e-6,
+        "method": Auto("vern7", "rodas5p"),
+        "dense": True,
+    }
     sol = relaxing(t, events=zero, **settings)
     assert sol.stats.switches >= 4
     torch.testing.assert_close(sol.y, sol(t), rtol=1e-5, atol=1e-5)

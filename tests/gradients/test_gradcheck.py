@@ -16,6 +16,7 @@ from torch.autograd import gradcheck
 
 import torchivp
 from gradients.comparison import weighted
+from iterating import ITERATING
 from torchivp.controllers import Controller, Verdict
 from torchivp.methods import METHODS
 
@@ -64,7 +65,11 @@ class Held:
 
     def __init__(self, method: str, gradient: str, tol: float = 1e-4, dt: float = 0.13) -> None:
         self.settings: dict[str, Any] = {"method": method, "gradient": gradient}
-        self.adaptive = method in ADAPTIVE
+        self.adaptive = method in ADAPTIVE and method not in ITERATING
+        if method in ITERATING:  # stages solved to rounding, with steps of one size
+            self.settings |= {"rtol": 1e-12, "atol": 1e-12, "controller": torchivp.FixedSteps(dt=dt)}
+            self.noted, self.stats = Noted(), None
+            return
         self.settings |= {"rtol": tol, "atol": tol, "dt": 3.0} if self.adaptive else {"dt": dt}
         self.noted = Noted()
         self.stats: torchivp.Stats | None = None

@@ -107,7 +107,7 @@ def take_split(start: StepStart, parts: tuple[Field, Field], tableau: Tableau, c
     field, span, y, slope = start
     stiff, other = parts
     rk = coefficients(tableau, y.dtype, y.device, companion)
-    by_second = other(other.time(span.start()), y)
+    by_second = other(other.time(span.start()), y).clone()  # kept over later calls: f may return one buffer every time
     by_first = slope - by_second
     with torch.no_grad():
         solve = linearise(stiff, span, y, by_first, False).shifted(rk.gamma * span.sizes(y)).solve

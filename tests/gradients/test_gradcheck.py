@@ -67,7 +67,11 @@ class Held:
         self.settings: dict[str, Any] = {"method": method, "gradient": gradient}
         self.adaptive = method in ADAPTIVE and method not in ITERATING
         if method in ITERATING:  # stages solved to rounding, with steps of one size
-            self.settings |= {"rtol": 1e-12, "atol": 1e-12, "controller": torchivp.FixedSteps(dt=dt)}
+            self.settings |= {
+                "rtol": 1e-12,
+                "atol": 1e-12,
+                "controller": torchivp.FixedSteps(dt=dt / 2),
+            }  # no root for longer ones
             self.noted, self.stats = Noted(), None
             return
         self.settings |= {"rtol": tol, "atol": tol, "dt": 3.0} if self.adaptive else {"dt": dt}

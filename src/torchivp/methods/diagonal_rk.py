@@ -88,7 +88,7 @@ def take(start: StepStart, tableau: Tableau, smoothed: bool) -> Step:
         solve = linearise(field, span, y, slope, False).shifted(rk.gamma * span.sizes(y)).solve
     k, found, remains = slope, span.everywhere(True), span.everywhere(1.0)
     for a, guess, t, t_inside in zip(rk.a, rk.guess, field.times(span, rk.from_end), span.times(rk.from_end)):
-        stage = Stage(field, span, combine(y, a, k, span), rk.gamma, t, t_inside)
+        stage = Stage(field, span, combine(y, a, k, span), rk.gamma, t, t_inside, insists=rk.b_err is None)
         root = stage.root(solve, y, constant(torch.mm(guess, k)), remains)
         found, remains = found & root.found, root.remains
         k = torch.cat([k, stage.with_gradient(root.x)])
@@ -165,6 +165,7 @@ class Stage(NamedTuple):
 
     Attributes:
         t, t_inside: its time as the user sees it, and as the library counts it.
+        insists: a step that fails will not be made shorter.
     """
 
     field: Field
@@ -173,6 +174,7 @@ class Stage(NamedTuple):
     gamma: float
     t: Tensor
     t_inside: Tensor
+    insists: bool = False
 
     def state(self, k: Rows) -> Rows:
         return self.span.advance(self.base, k * self.gamma)
@@ -191,16 +193,29 @@ class Stage(NamedTuple):
         )
         with torch.no_grad():
             root = (iterate_rows if isinstance(remains, Tensor) else iterate)(equations, guess, remains)
+            if root.found is False and self.insists:
+                root = iterate(self.with_matrices_of_their_own(equations), guess, remains)
         return root._replace(x=constant(root.x))
 
-    def with_gradient(self, k: Rows) -> Rows:
-        def factorise() -> Callable[[Rows], Rows]:
-            there = self.span._replace(t=self.t_inside.detach(), first=None)
-            with torch.no_grad():
-                linear = linearise(self.field, there, self.state(k), k, False)
-                return linear.shifted(self.gamma * self.span.sizes(k)).solve
+    def with_matrices_of_their_own(self, equations: Equations) -> Equations:
+        """The same, with the matrix at each iterate: Newton's own method, where steps cannot be made smaller."""
+        latest: list[Rows] = []
 
-        return with_gradient(k, self.residual, factorise)
+        def residual(k: Rows) -> Rows:
+            latest[:] = [k]
+            return self.residual(k)
+
+        return equations._replace(residual=residual, solve=lambda b: self.factorised(latest[0])(b))
+
+    def factorised(self, k: Rows) -> Callable[[Rows], Rows]:
+        """``b -> M^-1 b`` with the exact matrix at the slope ``k``."""
+        there = self.span._replace(t=self.t_inside.detach(), first=None)
+        with torch.no_grad():
+            linear = linearise(self.field, there, self.state(k), k, False)
+            return linear.shifted(self.gamma * self.span.sizes(k)).solve
+
+    def with_gradient(self, k: Rows) -> Rows:
+        return with_gradient(k, self.residual, lambda: self.factorised(k))
 
 
 class _Coefficients(NamedTuple):

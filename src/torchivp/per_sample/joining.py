@@ -80,5 +80,5 @@ def not_solved(layout: Layout, why: str, events: int | None = None) -> BatchSolu
         direction=nothing + 1,
         t_events=None if events is None else [[nothing[:0]] * rows] * events,
         y_events=None if events is None else [[layout.of_a_row().unravel(state[:0], lead=(0,))] * rows] * events,
-        counters={"nfe": 0, "attempted": none, "accepted": none, "rejected": none, "replayed": 0},
+        counters={"nfe": 0, "attempted": none, "accepted": none, "rejected": none, "replayed": 0, "njev": 0, "nlu": 0},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,7 +105,7 @@ class Tolerance:
             error, y0, y1 = error.detach(), y0.detach(), y1.detach()
         return as_float(self._ratio(error, y0, y1, lower))
 
-    def _ratio(self, error: Rows, y0: Rows, y1: Rows, lower: Rows | None) -> Tensor:
+    def _ratio(self, error: Rows, y0: Rows, y1: Rows, lower: Rows | None) -> Any:
         scale = self.scale(y0, y1)
         error = torch.add(error, y1, alpha=0)  # inf * 0 is nan: an infinite y1 would hide behind its own scale
         ratio = self.norm(error / scale)

@@ -47,7 +47,7 @@ def test_sum_of_robertson_stays() -> None:
     assert abs(float(solved("Robertson", 1e-4).y[-1].sum()) - 1) < 1e-12
 
 
-@pytest.mark.parametrize("most", [2, 3, 5])
+@pytest.mark.parametrize("most", [3, 5])
 def test_error_falls_with_the_tolerance(most: int) -> None:
     def error(rtol: float) -> tuple[float, int]:
         solution = relaxed((0.0, 1.0), rtol, BDF(most))

@@ -18,6 +18,8 @@ from torchivp import gradients as ways
 from torchivp.methods import Reversible
 from verification.gradient_problems import PROBLEMS, RELU, GradientProblem, distance
 
+pytestmark = pytest.mark.filterwarnings("ignore::torchivp.errors.StiffnessWarning")  # van der Pol's problem is
+
 ANY = list(PROBLEMS)
 STABLE_BACKWARDS = ["network", "spiral", "ball"]
 # How far to go for a finite difference: what the curvature of the loss allows.

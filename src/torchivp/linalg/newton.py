@@ -78,6 +78,11 @@ class Measure(NamedTuple):
         return self.tolerance.ratio(10 * torch.finfo(state.dtype).eps * state, self.y, state)
 
 
+def root_of(equations: Equations, guess: Unknowns, remains: Any) -> Root:
+    """The root next to ``guess``, of a single state or of rows (``remains [B]``)."""
+    return (iterate_rows if isinstance(remains, Tensor) else iterate)(equations, guess, remains)
+
+
 def iterate(equations: Equations, guess: Unknowns, remains: float) -> Root:
     """The root next to ``guess``, for a single state: reads a number in each iteration."""
     x, before, remains = guess, math.inf, max(remains, 1e-16) ** 0.8

@@ -7,20 +7,20 @@ The unknowns of a stage are its slopes: ``k = f(t, base + gamma dt k)``. All sta
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._types import Rows, Slopes
-from ..field import Field, time_dtype
+from ..field import Field
 from ..linalg import linearise
-from ..linalg.newton import Equations, Measure, Root, constant, iterate, iterate_rows, with_gradient
+from ..linalg.newton import Equations, Measure, Root, constant, iterate, root_of, with_gradient
 from ..span import Span, spread
 from ..transforms import outside_of_transforms
 from .base import History, Method, Step
-from .explicit_rk import combine, error_estimate, interpolant_weights
+from .explicit_rk import as_row, combine, counted_from_end, error_estimate, interpolant_weights
 from .tableau import Row, Tableau, hermite
 
 
@@ -192,7 +192,7 @@ class Stage(NamedTuple):
             lambda k: measure.rounding(self.state(k)),
         )
         with torch.no_grad():
-            root = (iterate_rows if isinstance(remains, Tensor) else iterate)(equations, guess, remains)
+            root = root_of(equations, guess, remains)
             if root.found is False and self.insists:
                 root = iterate(self.with_matrices_of_their_own(equations), guess, remains)
         return root._replace(x=constant(root.x))
@@ -239,8 +239,7 @@ class _Coefficients(NamedTuple):
 @outside_of_transforms
 def explicit_rows(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     """Rows ``[1, i]`` of an explicit tableau, but for the empty first one."""
-    rows = [torch.tensor([[float(x) for x in a]], dtype=torch.float64) for a in tableau.a[1:]]
-    return tuple(row.to(device=device, dtype=dtype) for row in rows)
+    return tuple(as_row(a, dtype, device) for a in tableau.a[1:])
 
 
 @lru_cache(maxsize=256)
@@ -252,17 +251,11 @@ def coefficients(
     Args:
         companion: the interpolant is that of this one, which ends at no stage.
     """
-
-    def row(numbers: Row) -> Tensor:
-        return torch.tensor([[float(x) for x in numbers]], dtype=torch.float64).to(device=device, dtype=dtype)
-
-    def from_end(nodes: Row) -> Tensor:
-        return torch.tensor([float(c - 1) for c in nodes], dtype=torch.float64).to(device, time_dtype(device))
-
+    row = partial(as_row, dtype=dtype, device=device)
     return _Coefficients(
         gamma=float(tableau.a[1][1]),
-        from_end=from_end(tableau.c[1:]),
-        end=from_end((1,)),
+        from_end=counted_from_end(tableau.c[1:], device),
+        end=counted_from_end((1,), device),
         a=tuple(row(a[:i]) for i, a in enumerate(tableau.a) if i),
         guess=tuple(row(extrapolation(tableau.c[:i], c)) for i, c in enumerate(tableau.c) if i),
         b=row(tableau.b),

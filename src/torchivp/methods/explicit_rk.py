@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -92,24 +92,16 @@ class _Coefficients(NamedTuple):
 @outside_of_transforms
 def coefficients(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> _Coefficients:
     dense = tableau.dense or hermite(tableau)
-
-    def row(numbers: Row) -> Tensor:
-        return torch.tensor([[float(x) for x in numbers]], dtype=torch.float64).to(device=device, dtype=dtype)
-
-    def from_end(nodes: Row) -> Tensor:
-        return torch.tensor([float(c - 1) for c in nodes], dtype=torch.float64).to(
-            device=device, dtype=time_dtype(device)
-        )
-
+    row = partial(as_row, dtype=dtype, device=device)
     return _Coefficients(
         fsal=tableau.fsal,
-        from_end=from_end(tableau.c[1:]),
+        from_end=counted_from_end(tableau.c[1:], device),
         a=tuple(row(a) for a in tableau.a[1:]),
         b=row(tableau.b),
         b_err=None if tableau.b_err is None else row(tableau.b_err),
         b_err_lower=None if tableau.b_err_lower is None else row(tableau.b_err_lower),
         weights=interpolant_weights(dense, dtype, device),
-        dense_from_end=from_end(dense.c),
+        dense_from_end=counted_from_end(dense.c, device),
         dense_a=tuple(row(a) for a in dense.a),
         end_slope=next((i for i, a in enumerate(dense.a) if same_weights(a, tableau.b)), None),
     )
@@ -118,6 +110,16 @@ def coefficients(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> 
 def same_weights(row: Row, b: Row) -> bool:
     """Whether a stage with this row stands where ``b`` leads: at the end of the step."""
     return row[: len(b)] == b and not any(row[len(b) :])
+
+
+def as_row(numbers: Row, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Exact numbers as a tensor ``[1, n]``."""
+    return torch.tensor([[float(x) for x in numbers]], dtype=torch.float64).to(device=device, dtype=dtype)
+
+
+def counted_from_end(nodes: Row, device: torch.device) -> Tensor:
+    """``c - 1`` of the nodes, for ``Field.times``."""
+    return torch.tensor([float(c - 1) for c in nodes], dtype=torch.float64).to(device=device, dtype=time_dtype(device))
 
 
 def interpolant_weights(dense: DenseOutput, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -19,7 +19,7 @@ from .._types import Rows, Slopes
 from ..field import Field, time_dtype
 from ..linalg import DenseMatrix, DiagonalMatrix, Factors, Linear, Matrix, linearise
 from ..linalg.matrix import DenseFactors
-from ..linalg.newton import Equations, Measure, constant, iterate, iterate_rows, with_gradient
+from ..linalg.newton import Equations, Measure, constant, root_of, with_gradient
 from ..span import Span
 from ..transforms import outside_of_transforms
 from .base import History, Method, Step
@@ -98,7 +98,7 @@ class Stages(NamedTuple):
         )
         remains = self.span.everywhere(1.0)
         with torch.no_grad():
-            root = (iterate_rows if isinstance(remains, Tensor) else iterate)(equations, guess, remains)
+            root = root_of(equations, guess, remains)
         k = constant(root.x)
         return with_gradient(k, self.residual, lambda: self.exact(k)), root.found
 

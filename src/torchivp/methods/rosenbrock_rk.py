@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._types import Rows
-from ..field import Field, time_dtype
+from ..field import Field
 from ..linalg import linearise
 from ..span import Span
 from ..transforms import outside_of_transforms
 from .base import History, Method, Step
-from .explicit_rk import combine, error_estimate, interpolant_weights
+from .explicit_rk import as_row, combine, counted_from_end, error_estimate, interpolant_weights
 from .rosenbrock_tableau import RosenbrockTableau
-from .tableau import DenseOutput, Row
+from .tableau import DenseOutput
 
 
 class Rosenbrock(Method):
@@ -82,15 +82,12 @@ class _Coefficients(NamedTuple):
 @lru_cache(maxsize=64)
 @outside_of_transforms
 def coefficients(tableau: RosenbrockTableau, dtype: torch.dtype, device: torch.device) -> _Coefficients:
-    def row(numbers: Row) -> Tensor:
-        return torch.tensor([[float(x) for x in numbers]], dtype=torch.float64).to(device=device, dtype=dtype)
-
-    from_end = torch.tensor([float(c - 1) for c in tableau.c[1:]], dtype=torch.float64)
+    row = partial(as_row, dtype=dtype, device=device)
     return _Coefficients(
         fsal=tableau.fsal,
         gamma=float(tableau.gamma),
         d=tuple(map(float, tableau.d)),
-        from_end=from_end.to(device=device, dtype=time_dtype(device)),
+        from_end=counted_from_end(tableau.c[1:], device),
         a=tuple(row(a) for a in tableau.a[1:]),
         coupling=tuple(row(c) for c in tableau.coupling[1:]),
         b=row(tableau.b),

@@ -20,6 +20,7 @@ from ...problem import Problem
 from ...solution import Status
 from ...state import Layout
 from ...tolerance import Norm
+from .backward import exchanged
 from .columns import Leaves
 from .counting import count, evaluations
 from .march import COMPILED, Loop, look_at
@@ -49,9 +50,7 @@ class Augmented(Pure):
         state, adjoint, totals = ys[:n], ys[n : 2 * n], ys[2 * n :]
 
         def f(state: State, wanted: State) -> tuple[Tensor, ...]:
-            all_held = list(held)
-            for i, x in zip(self.places, wanted):
-                all_held[i] = x
+            all_held = exchanged(held, list(self.places), wanted)
             slopes = self.pure(t * sign, [y.to(dtype) for y, dtype in zip(state, self.dtypes)], all_held)
             return tuple(k.to(y.dtype) * sign for k, y in zip(slopes, state))
 

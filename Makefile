@@ -2,7 +2,8 @@
 #
 #   make demo         the main job: two solves against their exact solutions, then the ODENet on handwritten digits
 #   make test         the test suite
-#   make check        the longer checks (tests/check and what is marked slow), the wheel in an empty environment among them
+#   make check        the longer checks (tests/check, what is marked slow, and all others with types and shapes checked as they
+#                     come), the wheel in an empty environment among them
 #   make wheel-check  only that one
 #   make bench        the benchmarks, side by side with the peers; writes benchmarks/results/ and pictures
 #   make docs         the documentation into site/, strictly
@@ -24,6 +25,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # One thread per process: the same rounding on every machine, and no processes in each other's way.
 ONE_THREAD := PYTHONHASHSEED=0 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MPLBACKEND=agg
 
+# The tests that `make test` runs a second time, with all types and shapes checked as they come; `make check` does so with all.
+TYPECHECKED := tests/test_dense.py tests/test_saving.py tests/per_sample/test_rows.py \
+	tests/methods/test_rosenbrock.py tests/linalg tests/gradients/test_adjoint.py
+
 .PHONY: demo test check wheel-check bench docs lint format install clean
 .DELETE_ON_ERROR:
 
@@ -31,10 +36,12 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(VENV)/.installed-test
+	$(if $(ARGS),,$(ONE_THREAD) TYPECHECK=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 -m "not slow" $(TYPECHECKED))
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 -m "not slow" $(ARGS)
 
 check: $(VENV)/.installed-check
 	$(ONE_THREAD) $(BIN)/python -m pytest tests/check $(ARGS)
+	$(ONE_THREAD) TYPECHECK=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 -m "not slow" $(ARGS)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 -m slow $(ARGS)
 
 wheel-check: $(VENV)/.installed-check

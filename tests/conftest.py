@@ -1,4 +1,4 @@
-"""What every test runs under: types and shapes checked, one thread, fixed seeds, and a word on what was skipped."""
+"""What every test runs under: one thread, fixed seeds, types and shapes checked if TYPECHECK=1, and a word on what was skipped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 if "torchivp" in sys.modules:
     raise RuntimeError("torchivp was imported before its type checks were installed; look for a plugin that does so.")
-install_import_hook(checked_modules(), "typechecking.typechecked")
+if os.environ.get("TYPECHECK") == "1":  # tests take three times as long
+    install_import_hook(checked_modules(), "typechecking.typechecked")
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

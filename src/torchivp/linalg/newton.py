@@ -124,7 +124,9 @@ def iterate_rows(equations: Equations, guess: Unknowns, remains: Tensor) -> Root
         if i > 0:
             theta = torch.where(before > 0, size / before, 0.0)
             remains = torch.where(running, torch.where(theta < 1, theta / (1 - theta), math.inf), remains)
-            arrived = arrived | ((theta > 0.5) & (size <= equations.rounding(x)))
+            rounded = (theta > 0.5) & (size <= equations.rounding(x))
+            remains = torch.where(running & rounded, 1.0, remains)
+            arrived = arrived | rounded
             hopeless = hopeless | (theta >= DIVERGES)
         arrived = arrived | (remains * size <= SMALL)
         found = found | (running & arrived)

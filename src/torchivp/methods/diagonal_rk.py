@@ -62,6 +62,11 @@ class DiagonalRungeKutta(Method):
             return take_by_rows(start, self.tableau, self.at_limits, self.smoothed, inside)
         return take(start, self.tableau if inside else self.at_limits, self.smoothed)
 
+    def interpolant(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The weights of its interpolant, ``[P, S]``; with ``at_limits`` side by side (see ``take_by_rows``)."""
+        tableaux = [x for x in (self.tableau, self.at_limits) if x is not None]
+        return torch.cat([coefficients(x, dtype, device).weights for x in tableaux], dim=1)
+
     def dense(self, field: Field, span: Span, y: Rows, step: Step) -> Step:
         if len(step.k) == step.weights.shape[1]:
             return step

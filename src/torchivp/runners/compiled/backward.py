@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
+from .diagonal import Behind
 from .program import Record
 from .pure import Pure
 from .step import Fixed, Form, State, slope_at_end, slopes, stage_count, wide
@@ -128,14 +130,13 @@ def step_back(
 
     def again(ys: State, ks: State, some: State) -> tuple[State, State, list[State]]:
         all_held = exchanged(held, wanted, some)
-        found, y1 = form.stages(form, pure, fixed, all_held, t1, h, ys, ks, rests=form.by_rows)
+        found, y1 = form.stages(form, pure, fixed, all_held, t1, h, ys, ks, rests=form.by_rows)[:2]
         k1 = slope_at_end(form, pure, fixed, all_held, t1, y1, found)
         return tuple(y1), tuple(k1), [tuple(k) for k in found]
 
     def where_taken(xs: State) -> tuple[Tensor, ...]:
         return tuple(torch.where(wide(accepted, x), x, 0.0) for x in xs)
 
-    vjp = torch.func.vjp(again, taken.ys, slopes_at_start(taken), [held[i] for i in wanted])[1]
     at_stages = [
         tuple(
             given.ks[i][s] if given is not None and form.slopes > s else torch.zeros_like(y)
@@ -143,7 +144,14 @@ def step_back(
         )
         for s in range(stage_count(form))
     ]
-    at_ys, at_ks, at_held = vjp((where_taken(behind.ys), where_taken(behind.ks), at_stages))
+    some, at_end = [held[i] for i in wanted], Behind(where_taken(behind.ys), where_taken(behind.ks), at_stages)
+    if form.back is None:
+        vjp = torch.func.vjp(again, taken.ys, slopes_at_start(taken), some)[1]
+        at_ys, at_ks, at_held = vjp(tuple(at_end))
+    else:
+        found = [tuple(k[s] for k in taken.ks) for s in range(stage_count(form))]
+        exchange = partial(exchanged, held, wanted)
+        at_ys, at_ks, at_held = form.back(form, pure, fixed, held, exchange, some, t1, h, taken.ys, found, at_end)
     kept = (torch.where(wide(accepted, x), 0.0, x) for x in behind.ys)
     kept_ks = (torch.where(wide(accepted, x), 0.0, x) for x in behind.ks)
     direct = given.ys if given is not None else (0.0,) * leaves

@@ -110,8 +110,10 @@ class Backend:
         with announced(self.what), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own
             from torch._inductor.compile_fx import compile_fx
+            from torch._inductor.decomposition import select_decomp_table
 
-            code: Any = compile_fx(graph, example, config_patches=self.patches)
+            known = {**select_decomp_table(), **VIEWS}
+            code: Any = compile_fx(graph, example, config_patches=self.patches, decompositions=known)
         self.compilations += 1
 
         def watched(*inputs: Any) -> Any:
@@ -126,6 +128,17 @@ class Backend:
         last: Seen = self.here.last
         del self.here.last
         return last
+
+
+def copied(view: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda *given: view(*given).clone()
+
+
+VIEWS = {
+    torch.ops.aten.select_copy.int: copied(torch.ops.aten.select.int),
+    torch.ops.aten.slice_copy.Tensor: copied(torch.ops.aten.slice.Tensor),
+}
+"""What inductor makes of the views in a loop inside of a loop, and would call a library for."""
 
 
 @contextmanager

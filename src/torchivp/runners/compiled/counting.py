@@ -26,10 +26,11 @@ def evaluations(form: Form, attempts: int, looked: Sequence[bool] | Tensor, goes
     """
     tableau = form.tableau
     looked = torch.as_tensor(looked, dtype=torch.bool)
-    total = attempts * (len(tableau.a) - 1) + int(looked.sum()) * len(extra_stages(form)[0])
-    if isinstance(tableau, RosenbrockTableau):
+    total = int(looked.sum()) * len(extra_stages(form)[0])
+    total += 0 if form.parts else attempts * (len(tableau.a) - 1)  # iterations are counted in the loop
+    if form.parts or isinstance(tableau, RosenbrockTableau):
         total += len(looked)  # a Jacobian in every step
-    if tableau.fsal or not len(looked):
+    if at_end(form, False) or not len(looked):
         return total
     slopes_at_ends = torch.ones_like(looked)
     slopes_at_ends[-1] = goes_on
@@ -48,8 +49,8 @@ def looked_into(n: int, found: Found | None, ends: Tensor) -> Tensor:
 
 def slope_at_end(form: Form, k: Tensor, looked: bool) -> Tensor:
     """The slope ``[1, D]`` that a step with slopes ``k [S, D]`` hands on in plain PyTorch; ``[0, D]``: none."""
-    i = at_end(form, looked)
-    return k[:0] if i is None else k[i : i + 1]
+    places = at_end(form, looked)
+    return k[list(places)].sum(0, keepdim=True) if places else k[:0]
 
 
 def count(field: Field, evaluations: int) -> None:
@@ -62,6 +63,6 @@ def count(field: Field, evaluations: int) -> None:
 
 def count_systems(field: Field, form: Form, attempts: int, steps: int) -> None:
     """The Jacobians and factorisations of so many attempts, and of the steps that were taken."""
-    if isinstance(form.tableau, RosenbrockTableau):
+    if form.parts or isinstance(form.tableau, RosenbrockTableau):
         field.counts.jacobians += steps
         field.counts.factorisations += attempts

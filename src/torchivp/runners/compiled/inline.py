@@ -302,6 +302,6 @@ def begin(terms: Terms, pure: Pure, fixed: Fixed, held: State, ys: State, ks: St
         dt = dt.clamp(max=controller.max_step).clamp(min=max(controller.min_step, 4 * math.ulp(terms.t0)))
     remembers = isinstance(controller, PID) and bool(controller.p or controller.d)
     none, one = full(0.0, y, batch), full(1.0, y, batch)
-    totals = [(code == RUNNING).any(), *(full(x, y, dtype=torch.int64) for x in (0, 0, 2**62, 0))]
+    totals = [(code == RUNNING).any(), *(full(x, y, dtype=torch.int64) for x in (0, 0, 2**62, 0, 0))]
     rows = in_rows(t0, dt, code, none, none, *[one] * (2 if remembers else 0))
     return Carry(in_totals(*totals), rows, tuple(ys), tuple(ks))

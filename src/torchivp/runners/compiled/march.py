@@ -21,7 +21,7 @@ from .derivatives import derivative_of
 from .norms import norm_of
 from .program import Program, Record, make_program, new_record
 from .pure import Pure, Seen, tracer_of, uncounted
-from .setup import form_of, slots_for
+from .setup import family_of, form_of, slots_for
 from .step import Carry, Fixed, Form
 
 _FIRST, _SECONDS = 2_000, 0.25  # attempts in the first call; how long the others should take
@@ -76,14 +76,21 @@ class Loop:
     Args:
         field: counts the evaluations of ``f``; ``kind``: how the loop runs; ``form``: what it is made for.
         seen: ``f`` as a pure function, with the tensors it holds; ``leaves``: the tensors of the state it takes.
-        weights: the tensors that the norm holds.
+        weights: the tensors that the norm holds; ``tables``: coefficients of the method that are data.
     """
 
     def __init__(
-        self, field: Field, kind: Kind, form: Form, seen: Seen, leaves: Leaves, weights: tuple[Tensor, ...] = ()
+        self,
+        field: Field,
+        kind: Kind,
+        form: Form,
+        seen: Seen,
+        leaves: Leaves,
+        weights: tuple[Tensor, ...] = (),
+        tables: tuple[Tensor, ...] = (),
     ):
         self.field, self.kind, self.form, self.seen = field, kind, form, seen
-        self.leaves, self.weights = leaves, weights
+        self.leaves, self.weights, self.tables = leaves, weights, tables
         self.held = [x.detach() if x.requires_grad else x for x in seen.held]
         self.program = kind.program_for(form, seen.pure)
         self.attempts = _FIRST
@@ -95,18 +102,19 @@ class Loop:
             carry, fixed: where it starts from, and what it goes by.
             restarts: as in ``Part``, of the first call; ``asks``: evaluations of ``f`` in it beside those of the attempts.
         """
-        _, tries, _, _, fresh = carry.totals.tolist()
-        fixed, running = fixed._replace(weights=self.weights), True
+        _, tries, _, _, fresh, asked = carry.totals.tolist()
+        fixed, running = fixed._replace(weights=self.weights, tables=self.tables), True
         while running:
-            totals = torch.tensor([1, tries, 0, tries + self.attempts, fresh], device=carry.totals.device)
+            totals = torch.tensor([1, tries, 0, tries + self.attempts, fresh, asked], device=carry.totals.device)
             start = carry._replace(totals=totals)
             record: Any = new_record(self.form, start.t.shape, start.ys) if self.form.slots else None
             began = time.perf_counter()
             with torch.no_grad():
                 carry = self.program(start, fixed, self.held, record)
-            before, (_, tries, steps, _, _) = tries, carry.totals.tolist()
+            before, counted = tries, asked
+            _, tries, steps, _, _, asked = carry.totals.tolist()
             self.attempts = attempts_for(tries - before, time.perf_counter() - began)
-            count(self.field, asks * (tries > before))
+            count(self.field, asks * (tries > before) + asked - counted)
             yield Part(record, fixed, carry, steps, restarts)
             fresh, restarts, asks = 0, False, 0
             running = bool((carry.code == RUNNING).any())
@@ -131,7 +139,8 @@ def loop_for(problem: Problem, plan: Plan, kind: Kind, *, writes: bool, slopes: 
         t = problem.field.time(problem.t0).to(problem.layout.real_dtype)
         ys = [y.to(dtype) for y, dtype in zip(leaves.of(problem.finite_start()), form.dtypes)]
         derivative_of(seen.pure, t, ys, seen.held)
-    return Loop(problem.field, kind, form, seen, leaves, weights)
+    tables = family_of(plan.method).tables(plan.method, problem.y0.dtype, problem.y0.device)
+    return Loop(problem.field, kind, form, seen, leaves, weights, tables)
 
 
 def refuse_lost_gradient(problem: Problem, loop: Loop) -> None:

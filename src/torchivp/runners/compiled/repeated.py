@@ -141,7 +141,7 @@ def attempt_if(form: Form, pure: Pure, fixed: Fixed, held: State, record: Record
     if record is not None:
         record.write(torch.where(at.go, at.slot, form.slots), tries, taken)
         room = room & (after.slot < form.slots)
-    totals = in_totals(at.go & after.go & room, tries, after.slot, at.until, at.fresh)
+    totals = in_totals(at.go & after.go & room, tries, after.slot, at.until, at.fresh, after.asked)
     return after._replace(totals=totals, rows=in_rows(t, dt, torch.where(at.go, new_code, code), *rest))
 
 

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from .derivatives import derivative_of, flat
 from .pure import Pure
-from .step import Fixed, Form, State, limited, slopes, weighted, wide
+from .step import Fixed, Form, Stages, State, limited, slopes, weighted, wide
 
 _SMALL = 16  # numbers up to which a matrix is inverted in the loop: a call of a library costs more
 
 
 def rosenbrock_stages(
     form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, h: Tensor, ys: State, ks: State, rests: bool = False
-) -> tuple[list[State], State]:
+) -> Stages:
     """The slope at the start and the ``k`` of a step that ends at ``t1`` (see ``RosenbrockTableau``), and its end."""
     tableau: Any = form.tableau
     batch = h.dim()
@@ -38,7 +38,7 @@ def rosenbrock_stages(
             slope = flat(slopes(form, pure, fixed, held, t1 + float(c - 1) * h, leaves_of(stage, ys)), batch)
             slope = slope + weighted(tuple(map(float, coupling)), k)
         k.append(solve(gamma * (slope + float(d) * size * by_time)))
-    return [ks, *(leaves_of(x, ys) for x in k)], leaves_of(after(tuple(map(float, tableau.b))), ys)
+    return Stages([ks, *(leaves_of(x, ys) for x in k)], leaves_of(after(tuple(map(float, tableau.b))), ys))
 
 
 def leaves_of(line: Tensor, like: State) -> tuple[Tensor, ...]:

@@ -28,7 +28,7 @@ from .counting import count, count_systems, evaluations, looked_into, slope_at_e
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, loop_for, refuse_lost_gradient, written
 from .outputs import Found, ends_of, values_at
-from .setup import carry_of, check, fixed_of, weights_of
+from .setup import carry_of, check, fixed_of, slopes_for, weights_of
 from .step import ALL, SUCCESS, Carry
 
 TAKEN = [CODES.index(s) for s in (Status.SUCCESS, Status.EVENT, Status.MAX_STEPS)]
@@ -217,7 +217,7 @@ class AtOnce:
         inside = self.times is not None and self.times.shape[1] > 0
         self.wanted = for_gradient or inside or isinstance(plan.save, RowSteps)
         self.looks_inside, self.for_gradient = inside, for_gradient
-        self.slopes = ALL if inside else int(for_gradient)
+        self.slopes = slopes_for(plan, inside, for_gradient)
         self.weights = weights_of(problem, plan)
         self.loop: Any = None
         self.parts: list[Part] = []

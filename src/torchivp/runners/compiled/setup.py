@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import NoneType
 from typing import Any
 
@@ -14,6 +16,7 @@ from ...controllers import PID
 from ...errors import NotCompilable
 from ...linalg.jacobian import Autograd
 from ...methods import Method
+from ...methods.diagonal_rk import DiagonalRungeKutta
 from ...methods.explicit_rk import ExplicitRungeKutta
 from ...methods.rosenbrock_rk import Rosenbrock
 from ...per_sample.loop import RUNNING
@@ -21,11 +24,13 @@ from ...per_sample.problem import RowsProblem
 from ...per_sample.tolerance import RowTolerance
 from ...plan import Plan
 from ...problem import Problem
+from ...split import Split
 from ...state import Layout
 from ...transforms import recorded
 from .columns import Leaves
+from .diagonal import diagonal_back, diagonal_stages, parts_of, tableau_of, tables_of
 from .rosenbrock import rosenbrock_stages
-from .step import Carry, Fixed, Form, NormOf, explicit_stages
+from .step import ALL, Carry, Fixed, Form, NormOf, Stages, explicit_stages
 
 _UNROLL, _TINY = 2, 64  # in states of so few numbers the turns of a loop cost more than the steps
 _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, and so many numbers
@@ -34,7 +39,13 @@ _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, a
 def check(problem: Problem, plan: Plan, name: str) -> None:
     """Raise for what only the eager runner can do; the message says what."""
     reasons = {
-        f"{plan.method!r} (explicit Runge-Kutta and Rosenbrock methods do)": stages_of(plan.method) is None,
+        f"{plan.method!r} (explicit and diagonally implicit Runge-Kutta methods and those of Rosenbrock do)": not isinstance(
+            plan.method, tuple(FAMILIES)
+        ),
+        f"{plan.method!r}, which iterates": name == "cuda_graph" and isinstance(plan.method, DiagonalRungeKutta),
+        "a Split field": isinstance(plan.method, DiagonalRungeKutta)
+        and plan.method.companion is not None
+        and isinstance(problem.field.f, Split),
         "jac= or jac_sparsity=": not isinstance(problem.field.jacobian, Autograd | NoneType),
         "a complex state": problem.layout.dtype.is_complex,
         "on_step": plan.on_step is not None,
@@ -56,13 +67,24 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
             raise NotCompilable(f"runner={name!r} does not go with {reason}. Write runner='eager'.")
 
 
-STAGES: dict[type[Method], Any] = {ExplicitRungeKutta: explicit_stages, Rosenbrock: rosenbrock_stages}
-"""Who takes the steps of a family of methods in a compiled loop."""
+@dataclass(frozen=True)
+class Family:
+    """How a family of methods takes its steps in a compiled loop; see ``Form`` and ``Fixed``."""
+
+    stages: Callable[..., Stages]
+    back: Callable[..., Any] | None = None
+    tables: Callable[..., tuple[Tensor, ...]] = lambda *_: ()
 
 
-def stages_of(method: Method) -> Any:
-    """Who takes the steps of this one; None: nobody."""
-    return next((stages for family, stages in STAGES.items() if isinstance(method, family)), None)
+FAMILIES: dict[type[Method], Family] = {
+    ExplicitRungeKutta: Family(explicit_stages),
+    Rosenbrock: Family(rosenbrock_stages),
+    DiagonalRungeKutta: Family(diagonal_stages, diagonal_back, tables_of),
+}
+
+
+def family_of(method: Method) -> Family:
+    return next(family for kind, family in FAMILIES.items() if isinstance(method, kind))
 
 
 def all_finite(x: float | Tensor) -> bool:
@@ -72,12 +94,12 @@ def all_finite(x: float | Tensor) -> bool:
 def form_of(
     problem: Problem, plan: Plan, leaves: Leaves, *, slots: int, slopes: int, looks_inside: bool, norm: str | NormOf
 ) -> Form:
-    layout = problem.layout
-    tableau = plan.method.tableau  # type: ignore[attr-defined]
+    layout, family, method = problem.layout, family_of(plan.method), plan.method
+    diagonal = isinstance(method, DiagonalRungeKutta)
     by_rows = isinstance(problem, RowsProblem)
     return Form(
-        stages=stages_of(plan.method),
-        tableau=tableau,
+        stages=family.stages,
+        tableau=tableau_of(method) if diagonal else method.tableau,  # type: ignore[attr-defined]
         controller=plan.controller
         if plan.controller.adaptive
         else type(plan.controller)(),  # the grid is among the landings
@@ -93,13 +115,22 @@ def form_of(
         unroll=_UNROLL if layout.size <= _TINY and not plan.method.uses_jacobian else 1,
         starts=not by_rows,
         turned=problem.field.turn is not None,
-        lead=int(not plan.method.k_are_slopes),
+        lead=int(isinstance(method, Rosenbrock)),
+        parts=parts_of(method) if diagonal else (),
+        smoothed=getattr(method, "smoothed", False),
+        back=family.back,
     )
 
 
 def weights_of(problem: Problem, plan: Plan) -> Tensor:
     """Of the method's interpolant, ``[P, S]``."""
     return plan.method.interpolant(problem.y0.dtype, problem.y0.device)  # type: ignore[attr-defined]
+
+
+def slopes_for(plan: Plan, looks_inside: bool, for_gradient: bool) -> int:
+    """How many slopes of a step are written down (see ``Form``)."""
+    iterates = family_of(plan.method).back is not None
+    return ALL if looks_inside or (for_gradient and iterates) else int(for_gradient)
 
 
 def slots_for(problem: Problem, plan: Plan, slopes: int) -> int:
@@ -138,7 +169,19 @@ def fixed_of(problem: Problem, plan: Plan, leaves: Leaves, end: Tensor, first: A
         landings=landings.reshape(*layout.batch, -1).clone(),  # no two inputs of a compiled loop may share memory
         rtol=tolerance(problem.tolerance.rtol),
         atol=tolerance(problem.tolerance.atol),
+        walls=walls_of(plan, layout),
     )
+
+
+def walls_of(plan: Plan, layout: Layout) -> tuple[Tensor, ...]:
+    """The landings without those of a grid, where a method has nodes beyond its steps."""
+    if plan.controller.adaptive or getattr(plan.method, "at_limits", None) is None:
+        return ()
+    if isinstance(plan.limits.end, Tensor):
+        walls = plan.limits.end.unsqueeze(1)
+        inside = plan.limits.bounds
+        return (walls if inside is None else torch.cat([walls, inside], dim=1)).reshape(*layout.batch, -1),
+    return (torch.tensor(plan.limits.landings, dtype=torch.float64, device=layout.device),)
 
 
 def numbers_of_rows(layout: Layout, *numbers: Any) -> Tensor:
@@ -164,4 +207,4 @@ def carry_of(problem: Problem, plan: Plan, leaves: Leaves, state: Any, slope: Ro
     rows = numbers_of_rows(layout, state.t, state.dt, code, state.attempted, state.accepted, *memory)
     ys = leaves.of(state.y)
     ks = tuple(torch.zeros_like(y) for y in ys) if slope is None else leaves.of(slope)
-    return Carry(torch.tensor([1, tries, 0, 0, slope is None], device=layout.device), rows, ys, ks)
+    return Carry(torch.tensor([1, tries, 0, 0, slope is None, 0], device=layout.device), rows, ys, ks)

@@ -29,7 +29,7 @@ from .counting import count, count_systems, evaluations, looked_into, slope_at_e
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, written
 from .outputs import Found, ends_of, polynomials, values_at
-from .setup import carry_of, check, fixed_of, weights_of
+from .setup import carry_of, check, fixed_of, slopes_for, weights_of
 from .step import ALL, Carry
 
 
@@ -206,7 +206,7 @@ class AtOnce:
         self.looks_inside = plan.dense or bool(inside)
         self.reads = self.looks_inside or isinstance(plan.save, EveryStep)
         self.wanted = for_gradient or self.reads
-        self.slopes = ALL if self.looks_inside else int(for_gradient)
+        self.slopes = slopes_for(plan, self.looks_inside, for_gradient)
         self.for_gradient = for_gradient
         self.weights = weights_of(problem, plan)
         self.loop: Any = None

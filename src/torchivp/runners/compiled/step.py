@@ -26,9 +26,47 @@ State = Sequence[Tensor]
 NormOf = Callable[[Tensor, State, State], tuple[Tensor, ...]]
 """``(size,) = norm(times, scaled error, tensors that it holds)``; hashable."""
 ALL = 1_000
-SUCCESS, MAX_STEPS, STEP_TOO_SMALL, NONFINITE = (
-    CODES.index(s) for s in (Status.SUCCESS, Status.MAX_STEPS, Status.STEP_TOO_SMALL, Status.NONFINITE_SLOPE)
-)
+SUCCESS, MAX_STEPS, STEP_TOO_SMALL, NONFINITE, NEWTON_FAILED = (
+    CODES.index(s)
+    for s in (
+        Status.SUCCESS, Status.MAX_STEPS, Status.STEP_TOO_SMALL, Status.NONFINITE_SLOPE, Status.NEWTON_FAILED,
+    )
+)  # fmt: skip
+
+
+class Stages(NamedTuple):
+    """What a family of methods makes of an attempted step.
+
+    Attributes:
+        slopes: by stage, then by tensor: first that at the start, last those that only the interpolant needs.
+        end: the state at the end.
+        error: its estimate; None: the tableau says how to weigh the slopes.
+        solved: the rows ``[*batch]`` whose equations were solved; None: there are none.
+        asked: evaluations of ``f`` that nobody could foresee, 0-d; None: there are none.
+    """
+
+    slopes: list[State]
+    end: State
+    error: State | None = None
+    solved: Tensor | None = None
+    asked: Tensor | None = None
+
+
+class Part(NamedTuple):
+    """One of the tableaux that make up that of a form.
+
+    Attributes:
+        first, last: its stages, ``first <= s < last``.
+        gamma: its diagonal.
+        reach: its last node.
+        fsal: its last stage is the slope at the end.
+    """
+
+    first: int
+    last: int
+    gamma: float
+    reach: float
+    fsal: bool
 
 
 @dataclass(frozen=True)
@@ -36,7 +74,8 @@ class Form:
     """What a compiled loop is made for; everything else are its arguments.
 
     Attributes:
-        stages: takes a step, as ``explicit_stages`` does.
+        stages: takes a step, as ``explicit_stages`` does; ``back`` goes through it backwards, as ``diagonal_back`` does (None:
+            torch does).
         tableau, controller, error_order: as in ``Plan``.
         dtypes: of the state's tensors as ``f`` sees them; ``time_dtype`` of the time as ``f`` sees it.
         by_rows: rows have steps of their own; ``couple``: but take the same ones.
@@ -49,9 +88,11 @@ class Form:
         starts: the loop finds the slopes at its start and the size of its first step itself.
         turned: time runs backwards (of some rows).
         lead: so many slopes come before those of the stages (that at the start, where it is none of them).
+        parts: of an implicit method: a step goes by one of them (see ``diagonal.joined``).
+        smoothed: the error estimate goes through the matrix of the step.
     """
 
-    stages: Callable[..., tuple[list[State], State]]
+    stages: Callable[..., Stages]
     tableau: Tableau | RosenbrockTableau
     controller: Controller
     error_order: int
@@ -67,6 +108,9 @@ class Form:
     starts: bool
     turned: bool
     lead: int = 0
+    parts: tuple[Part, ...] = ()
+    smoothed: bool = False
+    back: Callable[..., Any] | None = None
 
 
 class Fixed(NamedTuple):
@@ -78,6 +122,8 @@ class Fixed(NamedTuple):
         landings: times to land on, the end first, padded with inf, ``[*batch, L]``.
         rtol, atol: of every tensor of the state; they broadcast to it.
         weights: the tensors that a traced norm holds.
+        tables: coefficients of the method that are data.
+        walls: the landings that no node may lie behind, where these are not all of them, ``[*batch, L']``.
     """
 
     bounds: Tensor
@@ -85,6 +131,8 @@ class Fixed(NamedTuple):
     rtol: tuple[Tensor, ...]
     atol: tuple[Tensor, ...]
     weights: tuple[Tensor, ...] = ()
+    tables: tuple[Tensor, ...] = ()
+    walls: tuple[Tensor, ...] = ()
 
     @property
     def first(self) -> Tensor:
@@ -115,8 +163,9 @@ class Carry(NamedTuple):
     """Where the loop stands; numbers lie together, because every tensor that a loop carries costs time in every turn.
 
     Attributes:
-        totals: of all rows together, int64 ``[5]``: ``go`` (the loop goes on), ``tries`` (attempts), ``slot`` (how many are
-            written down), ``until`` (the attempts that a call makes), ``fresh`` (the slopes ``ks`` are yet to be asked for).
+        totals: of all rows together, int64 ``[6]``: ``go`` (the loop goes on), ``tries`` (attempts), ``slot`` (how many are
+            written down), ``until`` (the attempts that a call makes), ``fresh`` (the slopes ``ks`` are yet to be asked for),
+            ``asked`` (evaluations of ``f`` in iterations).
         rows: of every row, float64 ``[5 + M, *batch]``: ``t``, ``dt`` (nan: as Hairer says), ``code`` (status, a number in
             ``CODES``), ``attempted`` and ``accepted`` steps, and the ``memory`` of the controller.
         ys, ks: state and slope at ``t``.
@@ -146,6 +195,10 @@ class Carry(NamedTuple):
     @property
     def fresh(self) -> Tensor:
         return self.totals[4] != 0
+
+    @property
+    def asked(self) -> Tensor:
+        return self.totals[5]
 
     @property
     def t(self) -> Tensor:
@@ -239,8 +292,8 @@ def asked_at(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: S
 
 def explicit_stages(
     form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, h: Tensor, ys: State, ks: State, rests: bool = False
-) -> tuple[list[State], State]:
-    """The slopes of a step that ends at ``t1``, stage by stage, and its end.
+) -> Stages:
+    """A step that ends at ``t1``.
 
     Args:
         rests: rows whose step has no size stay finite, whatever their slopes (0 times inf has no gradient).
@@ -261,27 +314,31 @@ def explicit_stages(
         y1 = after(tableau.b)
     for c, row in zip(*extra_stages(form)):
         found.append(slopes(form, pure, fixed, held, t1 + (c - 1) * h, after(row)))
-    return found, y1
+    return Stages(found, y1)
 
 
 def slope_at_end(form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, y1: State, found: list[State]) -> State:
     """What the next step starts with: one of the slopes found, if one is there."""
-    i = at_end(form, form.looks_inside)
-    return slopes(form, pure, fixed, held, t1, y1) if i is None else found[i]
+    places = at_end(form, form.looks_inside)
+    if not places:
+        return slopes(form, pure, fixed, held, t1, y1)
+    return tuple(weighted([1.0] * len(places), [found[i][j] for i in places]) for j in range(len(y1)))
 
 
-def at_end(form: Form, looked: bool) -> int | None:
-    """Which of the slopes that a step finds is that at its end, if one is.
+def at_end(form: Form, looked: bool) -> tuple[int, ...]:
+    """Which of the slopes that a step finds is that at its end, if one is; of two tableaux, their sum (one of them is zero).
 
     Args:
         looked: those of its interpolant are there.
     """
     if not isinstance(form.tableau, Tableau):
-        return None
+        return ()
+    if form.parts and all(part.fsal for part in form.parts):
+        return tuple(part.last - 1 for part in form.parts)
     if form.tableau.fsal:
-        return len(form.tableau.b) - 1
+        return (len(form.tableau.b) - 1,)
     cubic = looked and form.tableau.dense is None
-    return len(form.tableau.b) if cubic else None
+    return (len(form.tableau.b),) if cubic else ()
 
 
 def size(norm: str, xs: State, batch: int) -> Tensor:
@@ -302,27 +359,35 @@ def size_of(form: Form, fixed: Fixed, xs: State, like: Tensor) -> Tensor:
     return out.to(torch.float64).reshape(like.shape)
 
 
-def ratio_of(form: Form, fixed: Fixed, h: Tensor, ys: State, y1: State, found: list[State]) -> Tensor:
+def ratio_of(form: Form, fixed: Fixed, h: Tensor, ys: State, step: Stages) -> Tensor:
     """Error over tolerance; without an estimate 0, or nan where the state is not finite."""
-    batch = h.dim()
+    batch, y1 = h.dim(), step.end
     if form.tableau.b_err is None or not form.controller.adaptive:
         bad = size("max", [torch.where(torch.isfinite(y), 0.0, 1.0).to(y.dtype) for y in y1], batch)
         return torch.where(bad > 0, torch.nan, 0.0).to(torch.float64)
 
     def scaled(b_err: Sequence[Number]) -> Tensor:
-        parts = []
-        for i, (y, end) in enumerate(zip(ys, y1)):
-            error = wide(h, y) * weighted(b_err, [k[i] for k in found[form.lead :]])
-            error = error + end * 0  # an infinite end would hide behind its own scale
-            parts.append(error / (fixed.atol[i] + fixed.rtol[i] * torch.maximum(y.abs(), end.abs())))
-        ratio = size_of(form, fixed, parts, h)
-        return ratio.amax().expand(ratio.shape) if form.couple else ratio
+        found = step.slopes[form.lead :]
+        errors = [wide(h, y) * weighted(b_err, [k[i] for k in found]) for i, y in enumerate(ys)]
+        return over_tolerance(form, fixed, errors, ys, y1, h)
 
+    if step.error is not None:
+        return over_tolerance(form, fixed, step.error, ys, y1, h)
     ratio = scaled(form.tableau.b_err)
     lower = getattr(form.tableau, "b_err_lower", None)
     if lower is not None:
         ratio = combined(ratio, scaled(lower))
     return ratio
+
+
+def over_tolerance(form: Form, fixed: Fixed, errors: State, ys: State, y1: State, like: Tensor) -> Tensor:
+    """The size of errors of a step from ``ys`` to ``y1``, in the shape of the times ``like``."""
+    parts = []
+    for i, (error, y, end) in enumerate(zip(errors, ys, y1)):
+        error = error + end * 0  # an infinite end would hide behind its own scale
+        parts.append(error / (fixed.atol[i] + fixed.rtol[i] * torch.maximum(y.abs(), end.abs())))
+    ratio = size_of(form, fixed, parts, like)
+    return ratio.amax().expand(ratio.shape) if form.couple else ratio
 
 
 def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tuple[Carry, Taken]:
@@ -332,19 +397,24 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
     t1 = torch.where(t + dt * _STRETCH >= ahead, ahead, t + dt)
     t1 = torch.where(running, t1, t)
     h = t1 - t
-    found, y1 = form.stages(form, pure, fixed, held, t1, h, at.ys, at.ks)
-    ratio = ratio_of(form, fixed, h, at.ys, y1, found)
+    step = form.stages(form, pure, fixed, held, t1, h, at.ys, at.ks)
+    found, y1 = step.slopes, step.end
+    ratio = ratio_of(form, fixed, h, at.ys, step)
+    ratio = ratio if step.solved is None else torch.where(step.solved, ratio, torch.inf)
     verdict = form.controller.judge_rows(ratio, h, at.memory, form.error_order)
     accepted = verdict.accepted & running
     proposed = torch.where(running, verdict.dt, dt) if form.controller.adaptive else dt
     landed = accepted & (t1 < t + dt)  # a step that was cut to land somewhere says nothing against its proposal
     proposed = torch.where(landed, torch.maximum(proposed, dt), proposed)
     attempted = at.attempted + running
-    code = next_code(form, fixed, at, t1, proposed, accepted, ratio, attempted)
+    code = next_code(form, fixed, at, t1, proposed, accepted, ratio, attempted, step.solved)
     k1 = slope_at_end(form, pure, fixed, held, t1, y1, found)
     memory = [torch.where(running, new, old) for new, old in zip(verdict.memory, at.memory)]
     after = Carry(
-        in_totals((code == RUNNING).any(), at.tries + running.any(), at.slot + accepted.any(), at.until, at.fresh),
+        in_totals(
+            (code == RUNNING).any(), at.tries + running.any(), at.slot + accepted.any(), at.until, at.fresh,
+            at.asked if step.asked is None else at.asked + step.asked,
+        ),
         in_rows(torch.where(accepted, t1, t), proposed, code, attempted, at.accepted + accepted, *memory),
         chosen(accepted, y1, at.ys),
         chosen(accepted, k1, at.ks),
@@ -361,6 +431,7 @@ def next_code(
     accepted: Tensor,
     ratio: Tensor,
     attempted: Tensor,
+    solved: Tensor | None,
 ) -> Tensor:
     """How the rows stand after an attempt."""
     running = at.code == RUNNING
@@ -368,7 +439,8 @@ def next_code(
     tiny = ~(proposed >= smallest_step(at.t))
     hopeless = running & ~accepted & (tiny if form.controller.adaptive else ~accepted)
     code = torch.where(running & (attempted >= fixed.max_steps), MAX_STEPS, at.code)
-    code = torch.where(hopeless, torch.where(finite, STEP_TOO_SMALL, NONFINITE), code)
+    why = torch.where(finite, STEP_TOO_SMALL, NONFINITE)
+    code = torch.where(hopeless, why if solved is None else torch.where(solved, why, NEWTON_FAILED), code)
     return torch.where(accepted & (t1 >= fixed.end), SUCCESS, code)
 
 

@@ -1,4 +1,5 @@
-"""What every test runs under: one thread, fixed seeds, types and shapes checked if TYPECHECK=1, and a word on what was skipped."""
+"""What every test runs under: one thread, fixed seeds, and a word on what was skipped; with TYPECHECK=1, types and shapes are
+checked."""
 
 from __future__ import annotations
 

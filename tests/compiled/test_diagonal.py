@@ -57,7 +57,9 @@ def test_robertson_is_solved_the_same_and_has_the_same_gradient(method: str) -> 
 def test_the_same_as_eager(method: str, settings: dict[str, Any], times: Tensor) -> None:
     """With ``f`` of the time, outputs inside steps, and steps that end where ``f`` does."""
     y0 = ROWS if "batch_dims" in settings else ROWS[0]
-    assert_same(*both(SWING, y0, times, method=method, **settings), tol=1e-9)
+    eager, compiled = both(SWING, y0, times, method=method, **settings)
+    assert_same(eager, compiled, nfe=False)  # rows of both kinds share their matrices here, and not in plain PyTorch
+    assert (compiled.stats.nfe, compiled.stats.njev) == (eager.stats.nfe, eager.stats.njev)
 
 
 @pytest.mark.slow
@@ -87,12 +89,10 @@ def test_a_root_that_is_not_found_makes_the_step_shorter() -> None:
     def f(t: Tensor, y: Tensor) -> Tensor:
         return torch.where(y > 0.9, 1e3 * (1 - y) ** 3 - 200 * torch.sin(40 * y), 1.0 + y)
 
-    assert_same(*both(f, torch.tensor([0.1], dtype=torch64), (0.0, 3.0), method="kvaerno5"), tol=1e-6)
+    assert_same(*both(f, torch.tensor([0.1], dtype=torch64), (0.0, 3.0), method="kvaerno5"), tol=1e-6, nfe=False)
 
 
 def test_what_is_refused() -> None:
     split = torchivp.Split(implicit=lambda t, y: -y, explicit=lambda t, y: torch.cos(t) * y)
     with pytest.raises(NotCompilable, match="Split"):
         torchivp.solve(split, ROWS[0], (0.0, 1.0), method="kencarp4", runner="compiled")
-    with pytest.raises(NotCompilable, match="iterates"):
-        torchivp.solve(SWING, ROWS[0], (0.0, 1.0), method="kvaerno5", runner="cuda_graph")

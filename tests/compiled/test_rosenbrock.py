@@ -10,7 +10,7 @@ from torch import Tensor
 
 import torchivp
 from compiled.pairs import ROWS, SWING, TIMES, assert_same, both, torch64
-from torchivp.runners.compiled.rosenbrock import inverse, solver
+from torchivp.runners.compiled.systems import inverse, solver
 
 RATES = torch.tensor([0.04, 1e4, 3e7], dtype=torch64, requires_grad=True)
 START = torch.tensor([1.0, 0.0, 0.0], dtype=torch64)

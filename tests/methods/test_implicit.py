@@ -107,7 +107,9 @@ def test_rows_stop_when_they_are_there() -> None:
         lambda dx, x: dx.abs().view(-1) / 1e-8,
         lambda x: torch.full((4,), 1e-6),
     )
-    root = iterate_rows(rows, torch.ones(1, 4, dtype=DOUBLE), torch.ones(4, dtype=DOUBLE))
+    root = iterate_rows(
+        rows, torch.ones(1, 4, dtype=DOUBLE), torch.ones(4, dtype=DOUBLE), torch.ones(4, dtype=torch.bool)
+    )
     assert root.found.tolist() == [True, True, False, True]
     assert float(root.x[0, 0]) == 1.0
     assert float(root.x[0, 1]) == float(iterate(cube(1.1), torch.ones(1, 1, dtype=DOUBLE), 1.0).x)

@@ -78,9 +78,13 @@ class Measure(NamedTuple):
         return self.tolerance.ratio(10 * torch.finfo(state.dtype).eps * state, self.y, state)
 
 
-def root_of(equations: Equations, guess: Unknowns, remains: Any) -> Root:
-    """The root next to ``guess``, of a single state or of rows (``remains [B]``)."""
-    return (iterate_rows if isinstance(remains, Tensor) else iterate)(equations, guess, remains)
+def root_of(equations: Equations, guess: Unknowns, remains: Any, among: Tensor | None = None) -> Root:
+    """The root next to ``guess``, of a single state or of rows (``remains [B]``; of those ``among`` them, by default all)."""
+    if isinstance(remains, Tensor):
+        return iterate_rows(
+            equations, guess, remains, torch.ones_like(remains, dtype=torch.bool) if among is None else among
+        )
+    return iterate(equations, guess, remains)
 
 
 def iterate(equations: Equations, guess: Unknowns, remains: float) -> Root:
@@ -105,15 +109,14 @@ def iterate(equations: Equations, guess: Unknowns, remains: float) -> Root:
     return Root(x, False, 1.0)
 
 
-def iterate_rows(equations: Equations, guess: Unknowns, remains: Tensor) -> Root:
+def iterate_rows(equations: Equations, guess: Unknowns, remains: Tensor, running: Tensor) -> Root:
     """The same for rows that stop when they are there; one look at the device in each iteration.
 
     Args:
-        remains: of each row ``[B]``.
+        remains: of each row ``[B]``; ``running``: whose roots are wanted.
     """
     x, remains = guess, remains.clamp(min=1e-16) ** 0.8
     before = torch.full_like(remains, math.inf)
-    running = torch.ones_like(remains, dtype=torch.bool)
     found = ~running
     for i in range(MOST):
         increment = equations.solve(equations.residual(x))

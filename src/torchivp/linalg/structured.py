@@ -9,7 +9,8 @@ doi:10.1093/imamat/13.1.117.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from .._types import Rows
 from ..errors import InputError
 from ..field import Field
 from ..span import Span
-from ..transforms import recorded
+from ..transforms import outside_of_transforms, recorded
 from .banded import BandedMatrix
 from .derivatives import Point, point_at, vectors
 from .jacobian import Jacobian, without_trace
@@ -51,30 +52,51 @@ class Banded(Jacobian):
             return without_trace(field, span, y, slope)
         double = 2 if y.is_complex() else 1  # real and imaginary parts lie side by side
         lower, upper = (double * (w + 1) - 1 for w in (self.lower, self.upper))
-        n = vectors(y, field.layout.rows).shape[1]
-        colours = torch.arange(n, device=y.device) % (lower + upper + 1)
-        by_colour = point.products(seeds(colours, y))[0].transpose(0, 1)
-        matrix = band_matrix(by_colour, colours, lower, upper)
+        band = places(vectors(y, field.layout.rows).shape[1], lower, upper, y.real.dtype, y.device)
+        by_colour, at_time = point.products(band.seeds)
+        matrix = band_matrix(by_colour.transpose(0, 1), band, lower, upper)
         check(matrix, point, y)
-        return matrix, point.time_derivative()
+        return matrix, None if at_time is None else point.time_derivative()
 
     def __repr__(self) -> str:
         return f"Banded({self.lower}, {self.upper})"
 
 
-def band_matrix(compressed: Tensor, colours: Tensor, lower: int, upper: int) -> Matrix:
+class Places(NamedTuple):
+    """Where the entries of a band are found.
+
+    Attributes:
+        colours: of each row, ``[n]``; ``seeds [G, n]``: what adds up the rows of a colour.
+        row, inside: of each entry of the band ``[w, n]``, the colour of its row, and whether there is such a row.
+    """
+
+    colours: Tensor
+    seeds: Tensor
+    row: Tensor
+    inside: Tensor
+
+
+@lru_cache(maxsize=64)
+@outside_of_transforms
+def places(n: int, lower: int, upper: int, dtype: torch.dtype, device: torch.device) -> Places:
+    at = torch.arange(n, device=device)
+    colours = at % (lower + upper + 1)
+    row = at + torch.arange(-upper, lower + 1, device=device).unsqueeze(1)
+    one_hot = torch.nn.functional.one_hot(colours).T.to(dtype)
+    return Places(colours, one_hot, colours[row.clamp(0, n - 1)], (row >= 0) & (row < n))
+
+
+def band_matrix(compressed: Tensor, band: Places, lower: int, upper: int) -> Matrix:
     """The matrix from sums of its rows by colour, ``[B, G, n]``."""
-    n = len(colours)
+    n = len(band.colours)
     if lower == upper == 0:
         return DiagonalMatrix(compressed[:, 0])
-    at = torch.arange(n, device=colours.device)
     if n <= _DENSE:
+        at = torch.arange(n, device=band.colours.device)
         off = at.unsqueeze(1) - at
-        return DenseMatrix(torch.where((off <= lower) & (off >= -upper), compressed[:, colours], 0))
-    i = at + torch.arange(-upper, lower + 1, device=colours.device).unsqueeze(1)  # row of each entry of the band [w, n]
-    inside = (i >= 0) & (i < n)
-    entries = compressed[:, colours[i.clamp(0, n - 1)], at.expand_as(i)]
-    return BandedMatrix(torch.where(inside, entries, 0), lower, upper)
+        return DenseMatrix(torch.where((off <= lower) & (off >= -upper), compressed[:, band.colours], 0))
+    entries = compressed.gather(1, band.row.expand(len(compressed), -1, -1))
+    return BandedMatrix(torch.where(band.inside, entries, 0), lower, upper)
 
 
 class Sparse(Jacobian):
@@ -182,10 +204,15 @@ def check(matrix: Matrix, point: Point, y: Rows) -> None:
     along = torch.cos(1.0 + torch.arange(x.shape[1], device=y.device)).to(x.dtype)
     with torch.no_grad():
         found = point.tangent_products(along.unsqueeze(0))[0]
-        off, size = (found - matrix.times(along.expand_as(x))).abs().amax(), found.abs().amax()
-    if float(off) > 100 * torch.finfo(x.dtype).eps ** 0.5 * float(size):
+    compare(matrix.times(along.expand_as(x)), found)
+
+
+def compare(known: Tensor, found: Tensor) -> None:
+    """Raise where a product with the entries that are known is another one than that with the Jacobian itself."""
+    known, found = known.detach(), found.detach()
+    off, size = float((found - known).abs().amax()), float(found.abs().amax())
+    if off > 100 * torch.finfo(found.dtype).eps ** 0.5 * size:
         raise InputError(
             f"The Jacobian has entries outside of the structure it was said to have: along one direction its product is off by "
-            f"{float(off):.3g} of {float(size):.3g}. Give a jac_sparsity that covers every entry that can be nonzero, or "
-            f"leave it out."
+            f"{off:.3g} of {size:.3g}. Give a jac_sparsity that covers every entry that can be nonzero, or leave it out."
         )

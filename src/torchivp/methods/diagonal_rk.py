@@ -85,8 +85,12 @@ class StepStart(NamedTuple):
     slope: Rows
 
 
-def take(start: StepStart, tableau: Tableau, smoothed: bool) -> Step:
-    """A step by this tableau."""
+def take(start: StepStart, tableau: Tableau, smoothed: bool, rows: Tensor | None = None) -> Step:
+    """A step by this tableau.
+
+    Args:
+        rows: whose step it is, ``[B]``; None: everybody's.
+    """
     field, span, y, slope = start
     rk = coefficients(tableau, y.dtype, y.device)
     with torch.no_grad():
@@ -94,7 +98,7 @@ def take(start: StepStart, tableau: Tableau, smoothed: bool) -> Step:
     k, found, remains = slope, span.everywhere(True), span.everywhere(1.0)
     for a, guess, t, t_inside in zip(rk.a, rk.guess, field.times(span, rk.from_end), span.times(rk.from_end)):
         stage = Stage(field, span, combine(y, a, k, span), rk.gamma, t, t_inside, insists=rk.b_err is None)
-        root = stage.root(solve, y, constant(torch.mm(guess, k)), remains)
+        root = stage.root(solve, y, constant(torch.mm(guess, k)), remains, rows)
         found, remains = found & root.found, root.remains
         k = torch.cat([k, stage.with_gradient(root.x)])
     y1 = combine(y, rk.b, k, span)
@@ -139,8 +143,8 @@ def take_by_rows(start: StepStart, first: Tableau, second: Tableau, smoothed: bo
     y, moving = start.y, start.span.dt.detach() > 0
     some, others = torch.stack([here & moving, ~here & moving]).any(1).tolist()
     steps = {
-        tableau: take(start, tableau, smoothed)
-        for tableau, wanted in ((first, some or not others), (second, others))
+        tableau: take(start, tableau, smoothed, rows)
+        for tableau, rows, wanted in ((first, here, some or not others), (second, ~here, others))
         if wanted
     }
     wide = spread(here, y)
@@ -187,8 +191,10 @@ class Stage(NamedTuple):
     def residual(self, k: Rows) -> Rows:
         return self.field(self.t, self.state(k)) - k
 
-    def root(self, solve: Callable[[Rows], Rows], y: Rows, guess: Rows, remains: Any) -> Root:
-        """The slope, without gradient."""
+    def root(
+        self, solve: Callable[[Rows], Rows], y: Rows, guess: Rows, remains: Any, rows: Tensor | None = None
+    ) -> Root:
+        """The slope, without gradient; of these rows, by default of all."""
         measure = Measure(self.field.tolerance, self.span, y)
         equations = Equations(
             self.residual,
@@ -197,7 +203,7 @@ class Stage(NamedTuple):
             lambda k: measure.rounding(self.state(k)),
         )
         with torch.no_grad():
-            root = root_of(equations, guess, remains)
+            root = root_of(equations, guess, remains, rows)
             if root.found is False and self.insists:
                 root = iterate(self.with_matrices_of_their_own(equations), guess, remains)
         return root._replace(x=constant(root.x))

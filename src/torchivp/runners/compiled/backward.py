@@ -137,7 +137,7 @@ def step_back(
     def where_taken(xs: State) -> tuple[Tensor, ...]:
         return tuple(torch.where(wide(accepted, x), x, 0.0) for x in xs)
 
-    at_stages = [
+    at_stages: list[State] = [
         tuple(
             given.ks[i][s] if given is not None and form.slopes > s else torch.zeros_like(y)
             for i, y in enumerate(taken.ys)

@@ -18,10 +18,10 @@ from ...linalg.newton import DIVERGES, MOST, SMALL
 from ...methods.diagonal_rk import DiagonalRungeKutta, extrapolation
 from ...methods.tableau import DenseOutput, Row, Tableau, hermite
 from ...span import _SLACK
-from .derivatives import flat
+from .derivatives import flat, leaves_of
 from .pure import Pure
-from .rosenbrock import derivatives, leaves_of, solver
 from .step import Fixed, Form, Part, Stages, State, extra_stages, over_tolerance, slope_at_end, slopes, weighted, wide
+from .systems import BandMatrix, DenseMatrix, Solve, linearised
 
 
 def tableau_of(method: DiagonalRungeKutta) -> Tableau:
@@ -120,7 +120,8 @@ class Course:
         """The rows ``[*batch]`` that go through this stage."""
         if len(self.parts) == 1:
             return self.members[0]
-        return torch.where(stage < self.parts[0].last, *self.members)
+        first, second = self.members
+        return torch.where(stage < self.parts[0].last, first, second)
 
     def first(self) -> Tensor:
         one = torch.ones((), dtype=torch.int64, device=self.h.device)
@@ -176,14 +177,18 @@ class Course:
         out = slopes(self.form, self.pure, self.fixed, self.held if held is None else held, self.time(stage), where)
         return flat(out, self.batch)
 
-    def matrix(self, t: Tensor, z: State) -> Tensor:
-        """``I - gamma h J`` there, ``[*batch, n, n]``."""
-        jacobian = derivatives(self.form, self.pure, self.fixed, self.held, t, z)[0]
-        unit = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
-        return unit - self.gamma_h.unsqueeze(-1) * jacobian
+    def solver(self, t: Tensor, z: State) -> Solve:
+        """Solves with ``I - gamma h J`` there."""
+        return self.jacobian(t, z).shifted(self.gamma_h)
 
-    def matrix_at(self, stage: Tensor, z: Tensor) -> Tensor:
-        return self.matrix(self.time(stage), leaves_of(z, self.ys))
+    def jacobian(self, t: Tensor, z: State) -> DenseMatrix | BandMatrix:
+        return linearised(self.form, self.pure, self.fixed, self.held, t, z)[0]
+
+    def solver_at(self, stage: Tensor, z: Tensor) -> Solve:
+        return self.solver(self.time(stage), leaves_of(z, self.ys))
+
+    def transposed_at(self, stage: Tensor, z: Tensor) -> Solve:
+        return self.jacobian(self.time(stage), leaves_of(z, self.ys)).transposed(self.gamma_h)
 
     def measure(self, dz: Tensor, z: Tensor) -> Tensor:
         """Error over tolerance of a change of this stage's state, ``[*batch]``."""
@@ -196,8 +201,8 @@ class Iteration(NamedTuple):
 
     Attributes:
         numbers: int64 ``[4]``: stage, turn, evaluations of ``f``, whether it got stuck.
-        rows: float64 ``[5, *batch]``: size of the increment before, what remains of one, whether the root of this stage was found,
-            whether it is still looked for, whether any root was missed.
+        rows: float64 ``[5, *batch]``: size of the increment before, what remains of one, whether the root of this stage
+            was found, whether it is still looked for, whether any root was missed.
         x: the slope of this stage, ``[*batch, n]``; ``k``: of all stages so far, ``[S, *batch, n]``.
     """
 
@@ -212,16 +217,16 @@ def diagonal_stages(
 ) -> Stages:
     """A step that ends at ``t1``."""
     course = Course(form, pure, fixed, held, t1, h, ys)
-    solve = solver(course.matrix(t1 - h, ys))
+    solve = course.solver(t1 - h, ys)
     k = course.begins(flat(ks, course.batch))
     insists = form.tableau.b_err is None and not form.by_rows  # nobody will make the step shorter
     found = iterated(course, started(course, k), lambda stage, z: solve, stops=insists)
     if insists:  # Newton's own method, with the matrix at each iterate
         again = started(course, found.k, found.numbers)
-        more = iterated(course, again, lambda stage, z: solver(course.matrix_at(stage, z)))
+        more = iterated(course, again, course.solver_at)
         stuck = found.numbers[3] > 0  # the memory of a loop that makes no turn may hold something else by now
         found = Iteration(*(torch.where(stuck, x, old) for x, old in zip(more, again)))
-    all_slopes = [leaves_of(x, ys) for x in found.k.unbind(0)]
+    all_slopes: list[State] = [leaves_of(x, ys) for x in found.k.unbind(0)]
     end, extra = tail(form, pure, fixed, held, t1, h, ys, all_slopes)
     error = None
     if form.tableau.b_err is not None:
@@ -268,7 +273,7 @@ def started(course: Course, k: Tensor, numbers: Tensor | None = None) -> Iterati
 def iterated(
     course: Course,
     start: Iteration,
-    solver_at: Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]],
+    solver_at: Callable[[Tensor, Tensor], Solve],
     stops: bool = False,
 ) -> Iteration:
     """The slopes of all stages.
@@ -387,7 +392,7 @@ def diagonal_back(
         members = course.rows_at(stage).unsqueeze(-1)
         z = course.state(stage, k, row(k, stage))
         cotangent = torch.where(members, row(at_k, stage), 0.0)
-        multiplier = solver(course.matrix_at(stage, z).mT)(cotangent)
+        multiplier = course.transposed_at(stage, z)(cotangent)
         multiplier = torch.where(members, multiplier, 0.0)
 
         def slope(z: Tensor, some: State) -> Tensor:

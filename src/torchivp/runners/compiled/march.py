@@ -23,6 +23,7 @@ from .program import Program, Record, make_program, new_record
 from .pure import Pure, Seen, tracer_of, uncounted
 from .setup import family_of, form_of, slots_for
 from .step import Carry, Fixed, Form
+from .systems import check_band
 
 _FIRST, _SECONDS = 2_000, 0.25  # attempts in the first call; how long the others should take
 _LEAST = 8  # attempts in any call: two evaluations more, of which only the first call has use, are then little
@@ -138,7 +139,9 @@ def loop_for(problem: Problem, plan: Plan, kind: Kind, *, writes: bool, slopes: 
     if plan.method.uses_jacobian:  # before the loop, which finds it again
         t = problem.field.time(problem.t0).to(problem.layout.real_dtype)
         ys = [y.to(dtype) for y, dtype in zip(leaves.of(problem.finite_start()), form.dtypes)]
-        derivative_of(seen.pure, t, ys, seen.held)
+        derivative_of(seen.pure, t, ys, seen.held, form.band)
+        if form.band is not None:
+            check_band(seen.pure, t, ys, seen.held, form.band)
     tables = family_of(plan.method).tables(plan.method, problem.y0.dtype, problem.y0.device)
     return Loop(problem.field, kind, form, seen, leaves, weights, tables)
 

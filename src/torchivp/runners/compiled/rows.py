@@ -28,7 +28,7 @@ from .counting import count, count_systems, evaluations, looked_into, slope_at_e
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, loop_for, refuse_lost_gradient, written
 from .outputs import Found, ends_of, values_at
-from .setup import carry_of, check, fixed_of, slopes_for, weights_of
+from .setup import carry_of, check, fixed_of, goes_back, slopes_for, weights_of
 from .step import ALL, SUCCESS, Carry
 
 TAKEN = [CODES.index(s) for s in (Status.SUCCESS, Status.EVENT, Status.MAX_STEPS)]
@@ -79,7 +79,7 @@ def run(
 
 def with_gradient(problem: RowsProblem, plan: Plan) -> Run | None:
     """The same with the gradient of ``discrete``, backwards in compiled calls, too; None if that cannot be."""
-    if plan.events or plan.dense or problem.clock.times is not None:
+    if plan.events or plan.dense or not goes_back(problem, plan):
         return None
     with torch.no_grad():
         frozen: Any = problem.frozen()

@@ -15,6 +15,8 @@ from ..._types import Rows
 from ...controllers import PID
 from ...errors import NotCompilable
 from ...linalg.jacobian import Autograd
+from ...linalg.lapack import routines
+from ...linalg.structured import Banded
 from ...methods import Method
 from ...methods.diagonal_rk import DiagonalRungeKutta
 from ...methods.explicit_rk import ExplicitRungeKutta
@@ -46,7 +48,12 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         "a Split field": isinstance(plan.method, DiagonalRungeKutta)
         and plan.method.companion is not None
         and isinstance(problem.field.f, Split),
-        "jac= or jac_sparsity=": not isinstance(problem.field.jacobian, Autograd | NoneType),
+        "jac= or jac_sparsity= (a band does)": not isinstance(problem.field.jacobian, Autograd | Banded | NoneType),
+        "a band without SciPy, whose LAPACK it needs (install scipy), or on another device than the CPU": band_of(
+            problem
+        )
+        is not None
+        and (routines("float64") is None or problem.layout.device.type != "cpu" or name == "cuda_graph"),
         "a complex state": problem.layout.dtype.is_complex,
         "on_step": plan.on_step is not None,
         "callbacks": plan.watch is not None,
@@ -95,11 +102,10 @@ def form_of(
     problem: Problem, plan: Plan, leaves: Leaves, *, slots: int, slopes: int, looks_inside: bool, norm: str | NormOf
 ) -> Form:
     layout, family, method = problem.layout, family_of(plan.method), plan.method
-    diagonal = isinstance(method, DiagonalRungeKutta)
     by_rows = isinstance(problem, RowsProblem)
     return Form(
         stages=family.stages,
-        tableau=tableau_of(method) if diagonal else method.tableau,  # type: ignore[attr-defined]
+        tableau=tableau_of(method) if isinstance(method, DiagonalRungeKutta) else method.tableau,  # type: ignore[attr-defined]
         controller=plan.controller
         if plan.controller.adaptive
         else type(plan.controller)(),  # the grid is among the landings
@@ -116,10 +122,25 @@ def form_of(
         starts=not by_rows,
         turned=problem.field.turn is not None,
         lead=int(isinstance(method, Rosenbrock)),
-        parts=parts_of(method) if diagonal else (),
+        parts=parts_of(method) if isinstance(method, DiagonalRungeKutta) else (),
         smoothed=getattr(method, "smoothed", False),
+        band=band_of(problem),
         back=family.back,
     )
+
+
+def band_of(problem: Problem) -> tuple[int, int] | None:
+    """Diagonals of the Jacobian below and above the main one, where the user said so; a band as wide as the matrix is none."""
+    jacobian = problem.field.jacobian
+    if not isinstance(jacobian, Banded) or jacobian.lower + jacobian.upper + 1 >= problem.layout.width:
+        return None
+    return jacobian.lower, jacobian.upper
+
+
+def goes_back(problem: Problem, plan: Plan) -> bool:
+    """Whether the discrete gradient is compiled, too: not that by times, nor through the entries of a band."""
+    of_entries = band_of(problem) is not None and family_of(plan.method).back is None
+    return problem.clock.times is None and not of_entries
 
 
 def weights_of(problem: Problem, plan: Plan) -> Tensor:
@@ -180,7 +201,7 @@ def walls_of(plan: Plan, layout: Layout) -> tuple[Tensor, ...]:
     if isinstance(plan.limits.end, Tensor):
         walls = plan.limits.end.unsqueeze(1)
         inside = plan.limits.bounds
-        return (walls if inside is None else torch.cat([walls, inside], dim=1)).reshape(*layout.batch, -1),
+        return ((walls if inside is None else torch.cat([walls, inside], dim=1)).reshape(*layout.batch, -1),)
     return (torch.tensor(plan.limits.landings, dtype=torch.float64, device=layout.device),)
 
 

@@ -29,7 +29,7 @@ from .counting import count, count_systems, evaluations, looked_into, slope_at_e
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, written
 from .outputs import Found, ends_of, polynomials, values_at
-from .setup import carry_of, check, fixed_of, slopes_for, weights_of
+from .setup import carry_of, check, fixed_of, goes_back, slopes_for, weights_of
 from .step import ALL, Carry
 
 
@@ -52,7 +52,7 @@ def run(
 
 def with_gradient(problem: Problem, plan: Plan) -> Run | None:
     """The same with the gradient of ``discrete``, backwards in compiled calls, too; None if that cannot be."""
-    if problem.clock.times is not None:
+    if not goes_back(problem, plan):
         return None
     writer: AtOnce | StepByStep
     with torch.no_grad():

@@ -90,6 +90,7 @@ class Form:
         lead: so many slopes come before those of the stages (that at the start, where it is none of them).
         parts: of an implicit method: a step goes by one of them (see ``diagonal.joined``).
         smoothed: the error estimate goes through the matrix of the step.
+        band: diagonals of the Jacobian below and above the main one; None: any entry may be there.
     """
 
     stages: Callable[..., Stages]
@@ -110,6 +111,7 @@ class Form:
     lead: int = 0
     parts: tuple[Part, ...] = ()
     smoothed: bool = False
+    band: tuple[int, int] | None = None
     back: Callable[..., Any] | None = None
 
 
@@ -412,7 +414,11 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
     memory = [torch.where(running, new, old) for new, old in zip(verdict.memory, at.memory)]
     after = Carry(
         in_totals(
-            (code == RUNNING).any(), at.tries + running.any(), at.slot + accepted.any(), at.until, at.fresh,
+            (code == RUNNING).any(),
+            at.tries + running.any(),
+            at.slot + accepted.any(),
+            at.until,
+            at.fresh,
             at.asked if step.asked is None else at.asked + step.asked,
         ),
         in_rows(torch.where(accepted, t1, t), proposed, code, attempted, at.accepted + accepted, *memory),

@@ -118,7 +118,7 @@ def steps(
     of_state, weights = traced(norm, forward.layout, y) if plan.controller.adaptive else ("rms", ())
     largest = Largest(of_state, len(tensors), parts)
     form = form_of(replace(problem, layout=layout), plan, leaves, slots=0, slopes=0, looks_inside=False, norm=largest)
-    form = replace(form, unroll=1)  # twice the code takes twice as long to compile
+    form = replace(form, unroll=1, small=False)  # which all take longer to compile
     loop = Loop(forward, COMPILED, form, Seen(pure, seen.held, []), leaves, weights)
     return marched(loop, replace(problem, layout=layout), plan, state)
 

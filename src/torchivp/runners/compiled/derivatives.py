@@ -62,9 +62,12 @@ def seeds(ys: Sequence[Tensor], widths: list[int], batch: int, groups: int) -> l
     for group in range(groups):
         parts, first = [], 0
         for y, width in zip(ys, widths):
-            here = torch.arange(first, first + width, device=y.device) % groups == group
-            line = torch.where(here, 1.0, torch.zeros_like(y).reshape(*y.shape[:batch], -1))
-            parts.append(line.to(y.dtype).reshape(y.shape))
+            if width == 1:  # constants, which the compiler folds
+                parts.append(torch.full_like(y, float(first % groups == group)))
+            else:
+                here = torch.arange(first, first + width, device=y.device) % groups == group
+                line = torch.where(here, 1.0, torch.zeros_like(y).reshape(*y.shape[:batch], -1))
+                parts.append(line.to(y.dtype).reshape(y.shape))
             first += width
         out.append(tuple(parts))
     return out

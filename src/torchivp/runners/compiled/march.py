@@ -178,9 +178,7 @@ def look_at(field: Field, t: Any, y: Tensor, name: str) -> Seen:
 def program_for(form: Form, pure: Pure) -> Program:
     """The compiled program, made once for each form."""
     if form not in pure.programs:
-        pure.programs[form] = compiled(
-            make_program(form, pure), "loop", pure.name, form, pure.codes, small=form.unroll > 1
-        )
+        pure.programs[form] = compiled(make_program(form, pure), "loop", pure.name, form, pure.codes, small=form.small)
     return pure.programs[form]
 
 

@@ -125,6 +125,7 @@ def form_of(
         parts=parts_of(method) if isinstance(method, DiagonalRungeKutta) else (),
         smoothed=getattr(method, "smoothed", False),
         band=band_of(problem),
+        small=layout.size <= _TINY,
         back=family.back,
     )
 

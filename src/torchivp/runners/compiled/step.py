@@ -85,6 +85,7 @@ class Form:
             all of them (``ALL``).
         slots: how many accepted steps are written down before the loop comes back; 0: none are.
         unroll: attempts in one turn of the loop.
+        small: a state has so few numbers that handling tensors takes longer than computing.
         starts: the loop finds the slopes at its start and the size of its first step itself.
         turned: time runs backwards (of some rows).
         lead: so many slopes come before those of the stages (that at the start, where it is none of them).
@@ -112,6 +113,7 @@ class Form:
     parts: tuple[Part, ...] = ()
     smoothed: bool = False
     band: tuple[int, int] | None = None
+    small: bool = False
     back: Callable[..., Any] | None = None
 
 

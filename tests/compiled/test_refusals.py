@@ -25,8 +25,8 @@ def solve(f: Any = SWING, y0: Any = Y0, **settings: Any) -> Any:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"method": "explicit_adams"}, "explicit Runge-Kutta"),
-        ({"method": "reversible_heun"}, "explicit Runge-Kutta"),
+        ({"method": "explicit_adams"}, "Runge-Kutta"),
+        ({"method": "reversible_heun"}, "Runge-Kutta"),
         ({"y0": Y0 * 1j, "f": lambda t, y: 1j * y}, "complex"),
         ({"on_step": lambda t, y: None}, "on_step"),
         ({"norm": lambda y: y.abs().max() if y[0] > 0 else y.abs().sum()}, "norm"),
@@ -114,8 +114,8 @@ class TestDropIn:
     @pytest.mark.parametrize(
         ("method", "options", "named"),
         [
-            ("explicit_adams", {}, "explicit Runge-Kutta"),
-            ("rk4", {"interp": "linear"}, "explicit Runge-Kutta"),
+            ("explicit_adams", {}, "Runge-Kutta"),
+            ("rk4", {"interp": "linear"}, "Runge-Kutta"),
             ("rk4", {"perturb": True}, "perturb"),
             ("dopri5", {"max_num_steps": 100}, "max_num_steps"),
             ("dopri5", {"norm": lambda y: y.abs().mean().item()}, "norm"),

@@ -58,3 +58,13 @@ def test_the_same_as_eager(settings: dict[str, Any], times: Tensor) -> None:
     """With ``f`` of the time, outputs inside steps, and a state that stays whole."""
     y0 = ROWS if "batch_dims" in settings else ROWS[0]
     assert_same(*both(SWING, y0, times, method="rosenbrock23", **settings), nfe=False)
+
+
+@pytest.mark.compiled
+def test_an_explicit_solve_that_runs_out_of_steps_is_called_stiff() -> None:
+    how: dict[str, Any] = {"save": "end", "rtol": 1e-6, "atol": 1e-8, "max_steps": 3000, "throw": False}
+    with torch.no_grad(), pytest.warns(torchivp.StiffnessWarning):
+        sol = torchivp.solve(robertson, START, (0.0, 1e5), runner="compiled", **how)
+    assert sol.status is torchivp.Status.STIFF
+    assert sol.stats.attempted == 3000
+    assert "kvaerno5" in sol.message

@@ -28,6 +28,7 @@ from .columns import Leaves
 from .counting import count, count_systems, evaluations, looked_into, slope_at_end
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, written
+from .out_of_steps import why_out_of_steps
 from .outputs import Found, ends_of, polynomials, values_at
 from .setup import carry_of, check, fixed_of, goes_back, slopes_for, weights_of
 from .step import ALL, Carry
@@ -176,6 +177,8 @@ def read_back(problem: Problem, plan: Plan, leaves: Leaves, state: LoopState, at
     slope = leaves.rows(at.ks).reshape(1, -1)
     if plan.method.tableau.fsal and state.accepted:  # type: ignore[attr-defined]
         state.history, state.ready = ((state.t, slope),), True
+    if status is Status.MAX_STEPS:
+        status = why_out_of_steps(problem, plan, state)
     if failed:
         state.fail(status, tried_again(problem, plan, state, slope))
     elif state.t >= plan.limits.end:

@@ -81,9 +81,8 @@ class Stages(NamedTuple):
     def residual(self, k: Slopes) -> Slopes:
         times = self.field.times(self.span, self.rk.from_end)
         stages = zip(times, self.states(k).split(1), k.split(1))
-        return torch.cat(
-            [self.field(t, z) - x for t, z, x in stages]
-        )  # a new tensor each: f may return one buffer every time
+        # The difference is a new tensor, f may return one buffer every time.
+        return torch.cat([self.field(t, z) - x for t, z, x in stages])
 
     def root(self, solve: Callable[[Slopes], Slopes], guess: Slopes) -> tuple[Slopes, Any]:
         """The slopes with their gradient, and whether they were found."""

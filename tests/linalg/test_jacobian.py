@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from torchivp import solve
 from torchivp.errors import InputError
 from torchivp.field import Field
 from torchivp.linalg import Given, linearise
@@ -103,6 +104,15 @@ def test_what_leaves_no_trace_is_found_by_differences() -> None:
         torch.testing.assert_close(by_difference.at_time, by_trace.at_time, rtol=1e-6, atol=1e-6)
 
 
+def test_differences_ask_for_the_slope_themselves() -> None:
+    """What a method calls the slope at the start may be off by what an iteration left, or be a mere guess."""
+    field, span, y, slope = around(lambda t, y: quadratic(t, y).detach(), Y, (0.7, 1.5))
+    linear = linearise(field, span, y, slope + 1e-6)
+    j, at_time = expected(torch.tensor(0.7), Y)
+    torch.testing.assert_close(linear.matrix.entries[0], j, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(linear.at_time[0], at_time, rtol=1e-6, atol=1e-6)
+
+
 def test_differences_of_rows_ask_inside_the_step() -> None:
     y, asked = torch.randn(3, 3, dtype=torch.float64), []
 
@@ -141,7 +151,7 @@ def test_the_same_point_is_looked_at_once() -> None:
     first = linearise(field, span, y, slope)
     assert linearise(field, span, y, slope) is first
     assert linearise(field, span, y.clone(), slope) is not first
-    assert field.evaluations == evaluations + 4  # two of them look once, whether f hides its time
+    assert field.evaluations == evaluations + 5  # three of them look once, whether f hides its time
 
 
 class TestGiven:
@@ -154,6 +164,18 @@ class TestGiven:
         given = linearise(field, span, y, slope)
         torch.testing.assert_close(given.matrix.entries, by_autograd.matrix.entries)
         torch.testing.assert_close(given.at_time, by_autograd.at_time)
+
+    def test_one_buffer_every_time(self) -> None:
+        """Jacobians are kept: a step of Radau that is differentiated holds one at each of its stages."""
+
+        def gradient(jac: Any) -> Tensor:
+            y0 = Y.clone().requires_grad_()
+            sol = solve(quadratic, y0, (0.0, 0.3), method="radau5", jac=jac, gradient="direct")
+            return torch.autograd.grad(sol.y[-1].sum(), y0)[0]
+
+        out = torch.empty(3, 3, dtype=torch.float64)
+        in_buffer = gradient(lambda t, y: out.copy_(expected(t, y.detach())[0]))
+        assert torch.equal(in_buffer, gradient(lambda t, y: expected(t, y.detach())[0]))
 
     def test_a_complex_one(self) -> None:
         y = torch.tensor([1.0 + 2.0j, -0.5 + 0.3j], dtype=torch.complex128)

@@ -61,6 +61,22 @@ def test_stiff_problems(method: str, problem: Any, rtol: float) -> None:
     assert problem.error(sol.y[-1], rtol) < (30 if "radau" in method or "kvaerno" in method else 100)
 
 
+@pytest.mark.parametrize("method", [*IMPLICIT, "bdf", "auto"])
+def test_what_autograd_cannot_follow(method: str) -> None:
+    """Jacobians by differences, from slopes that an iteration has found only nearly."""
+
+    def seen(t: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([y[1], 30 * (1 - y[0] ** 2) * y[1] - y[0] + torch.cos(t)])
+
+    def hidden(t: Tensor, y: Tensor) -> Tensor:
+        return seen(t, y).detach()
+
+    y0, dt = torch.tensor([2.0, 0.0], dtype=DOUBLE), None if method in [*ADAPTIVE, "bdf", "auto"] else 0.01
+    one, other = (torchivp.solve(f, y0, (0.0, 1.0), method=method, dt=dt, rtol=1e-4, atol=1e-6) for f in (seen, hidden))
+    torch.testing.assert_close(other.y, one.y, rtol=1e-6, atol=1e-6)
+    assert other.stats.attempted <= one.stats.attempted + 1
+
+
 @pytest.mark.parametrize(
     "method", [m for m in IMPLICIT if m not in ("implicit_midpoint", "trapezoid", "gauss4", "gauss6")]
 )

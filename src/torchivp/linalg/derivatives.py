@@ -202,13 +202,14 @@ class Transformed(Point):
         return self.turned(torch.func.jvp(lambda t: self.of(t, self.x), (self.t,), (one,))[1])
 
 
-def by_differences(field: Field, span: Span, y: Rows, slope: Rows) -> Tensor:
-    """Entries ``[B, n, n]`` by finite differences: one evaluation of ``f`` for each number of a row. Constants of every
-    gradient, as is the time derivative."""
+def by_differences(field: Field, span: Span, y: Rows) -> Tensor:
+    """Entries ``[B, n, n]`` by finite differences: one evaluation of ``f`` for each number of a row, and one at the point itself.
+    The slope that a step starts from will not do: what an iteration left of its error is large beside such differences.
+    Constants of every gradient, as is the time derivative."""
     rows = field.layout.rows
     t = field.time(span.start())
     with torch.no_grad():
-        x, base = vectors(y, rows), vectors(slope, rows)
+        x, base = vectors(y, rows), vectors(field(t, y).clone(), rows)
         root = torch.finfo(x.dtype).eps ** 0.5
         least = x.abs().amax(1).clamp(min=root)
         columns = []
@@ -220,7 +221,7 @@ def by_differences(field: Field, span: Span, y: Rows, slope: Rows) -> Tensor:
     return torch.stack(columns, dim=2)
 
 
-def by_time_difference(field: Field, span: Span, y: Rows, slope: Rows) -> Rows:
+def by_time_difference(field: Field, span: Span, y: Rows) -> Rows:
     """The time derivative by two differences inside the step (``f`` may not be asked beyond it), of second order."""
     rows = field.layout.rows
     with torch.no_grad():
@@ -229,11 +230,11 @@ def by_time_difference(field: Field, span: Span, y: Rows, slope: Rows) -> Rows:
         far = field.time(span.ahead(eps ** (1 / 3), eps**0.5))
         near = t + 0.5 * (far - t)
         s1, s2 = (((x - t).reshape(-1) * field.direction).unsqueeze(1) for x in (near, far))
-        base = vectors(slope, rows)
+        base = vectors(field(t, y).clone(), rows)
         d1, d2 = (vectors(field(x, y), rows) - base for x in (near, far))
         two, one = (s2**2 * d1 - s1**2 * d2) / (s1 * s2 * (s2 - s1)), d2 / s2
         found = torch.where(s2 == 0, 0, torch.where((s1 == 0) | (s1 == s2), one, two))
-        return from_vectors(found.to(slope.real.dtype), slope)
+        return from_vectors(found.to(y.real.dtype), y)
 
 
 def hides_its_time(field: Field, span: Span, y: Rows, slope: Rows, at_time: Rows | None) -> bool:
@@ -241,7 +242,7 @@ def hides_its_time(field: Field, span: Span, y: Rows, slope: Rows, at_time: Rows
     with torch.no_grad():
         if at_time is None:
             return bool(as_float((field(field.time(span.ahead(1.0, 0.0)), y) != slope).any()))
-        found = by_time_difference(field, span, y, slope)
+        found = by_time_difference(field, span, y)
         off, size = largest(found - at_time), torch.maximum(largest(found), largest(at_time))
         noise = torch.finfo(found.dtype).eps ** (2 / 3) * largest(slope) / torch.as_tensor(span.sizes(y)).amax()
         return bool(as_float(off > 1e-2 * size + 1e4 * noise))

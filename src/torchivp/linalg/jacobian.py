@@ -83,7 +83,7 @@ def linearise(field: Field, span: Span, y: Rows, slope: Rows, with_time: bool = 
     if with_time and counts.hidden_time is None:
         counts.hidden_time = hides_its_time(field, span, y, slope, at_time)
     if with_time and counts.hidden_time:
-        at_time = by_time_difference(field, span, y, slope)
+        at_time = by_time_difference(field, span, y)
     elif at_time is not None:  # infinite where f begins like a root: no reason to stop there
         at_time = torch.where(torch.isfinite(at_time), at_time, 0)
     linear = Linear(matrix, at_time, field.layout.rows, counts)
@@ -98,16 +98,16 @@ class Autograd(Jacobian):
     def at(self, field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Matrix, Rows | None]:
         point = point_at(field, span, y, slope)
         if point is None:
-            return without_trace(field, span, y, slope)
+            return without_trace(field, span, y)
         one_hot = torch.eye(vectors(slope, field.layout.rows).shape[1], dtype=y.real.dtype, device=y.device)
         by_seed, at_t = point.products(one_hot)
         at_time = None if at_t is None else point.turned(at_t.reshape(len(at_t), -1).T.to(by_seed.dtype))
         return DenseMatrix(by_seed.transpose(0, 1)), at_time
 
 
-def without_trace(field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Matrix, Rows | None]:
+def without_trace(field: Field, span: Span, y: Rows) -> tuple[Matrix, Rows | None]:
     """The same by finite differences."""
-    return DenseMatrix(by_differences(field, span, y, slope)), None
+    return DenseMatrix(by_differences(field, span, y)), None
 
 
 class Given(Jacobian):
@@ -128,6 +128,7 @@ class Given(Jacobian):
 
     def at(self, field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Matrix, Rows | None]:
         entries = checked(field.ask(self.function, field.time(span.start()), y), field)
+        entries = entries.clone()  # kept over later calls, which may return the same buffer
         if field.turn is not None:
             entries = entries * torch.as_tensor(field.direction, device=y.device).to(entries.dtype).view(-1, 1, 1)
         point = point_at(field, span, y, slope)

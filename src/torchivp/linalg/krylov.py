@@ -50,7 +50,7 @@ class MatrixFree(Jacobian):
             )
         point = point_at(field, span, y, slope)
         if not isinstance(point, Recorded):
-            return without_trace(field, span, y, slope)
+            return without_trace(field, span, y)
         return Operator(point, self.tol, self.most), point.time_derivative()
 
     def __repr__(self) -> str:

@@ -49,7 +49,7 @@ class Banded(Jacobian):
     def at(self, field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Matrix, Rows | None]:
         point = point_at(field, span, y, slope)
         if point is None:
-            return without_trace(field, span, y, slope)
+            return without_trace(field, span, y)
         double = 2 if y.is_complex() else 1  # real and imaginary parts lie side by side
         lower, upper = (double * (w + 1) - 1 for w in (self.lower, self.upper))
         band = places(vectors(y, field.layout.rows).shape[1], lower, upper, y.real.dtype, y.device)
@@ -116,7 +116,7 @@ class Sparse(Jacobian):
     def at(self, field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Matrix, Rows | None]:
         point = point_at(field, span, y, slope)
         if point is None:
-            return without_trace(field, span, y, slope)
+            return without_trace(field, span, y)
         groups = self.groups_for(field, y)
         pattern, colours = groups.pattern.to(y.device), groups.colours.to(y.device)
         if groups.of_rows:

@@ -80,7 +80,9 @@ class Stages(NamedTuple):
 
     def residual(self, k: Slopes) -> Slopes:
         times = self.field.times(self.span, self.rk.from_end)
-        return torch.cat([self.field(t, z) for t, z in zip(times, self.states(k).split(1))]) - k
+        stages = zip(times, self.states(k).split(1), k.split(1))
+        # The difference is a new tensor, f may return one buffer every time.
+        return torch.cat([self.field(t, z) - x for t, z, x in stages])
 
     def root(self, solve: Callable[[Slopes], Slopes], guess: Slopes) -> tuple[Slopes, Any]:
         """The slopes with their gradient, and whether they were found."""

@@ -53,7 +53,7 @@ def test_the_operators_keep_their_word() -> None:
     band = torch.randn(2, 4, 9, dtype=torch64)
     torch.library.opcheck(band_factors, (band, 2, 1))
     lu, pivots = band_factors(band, 2, 1)
-    torch.library.opcheck(band_solution, (lu, pivots, torch.randn(2, 9, dtype=torch64), 2, 1))
+    torch.library.opcheck(band_solution, (lu, pivots, torch.randn(2, 9, dtype=torch64), 2, 1, False))
 
 
 @pytest.mark.parametrize(

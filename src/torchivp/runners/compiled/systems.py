@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -103,24 +103,21 @@ def check_band(pure: Pure, t: Tensor, ys: State, held: State, band: tuple[int, i
     pure.programs["checked", band] = True
 
 
-@torch.library.custom_op("torchivp::band_factors", mutates_args=())
-def band_factors(band: Tensor, lower: int, upper: int) -> tuple[Tensor, Tensor]:
-    """LU ``[*batch, ...]`` and pivots ``[*batch, n]`` of bands ``[*batch, lower + upper + 1, n]``, by LAPACK."""
+def _factors(band: Tensor, lower: int, upper: int) -> tuple[Tensor, Tensor]:
     batch = band.shape[:-2]
     pairs = [factorised(x, lower, upper) for x in band.reshape(-1, *band.shape[-2:]).numpy()]
     lu, pivots = (torch.from_numpy(np.stack(x)) for x in zip(*pairs))
     return lu.reshape(*batch, *lu.shape[1:]), pivots.reshape(*batch, -1)
 
 
-@band_factors.register_fake
-def _(band: Tensor, lower: int, upper: int) -> tuple[Tensor, Tensor]:
+def _factors_fake(band: Tensor, lower: int, upper: int) -> tuple[Tensor, Tensor]:
     *batch, _, n = band.shape
     return band.new_empty(*batch, *shape_of(n, lower, upper)), band.new_empty(*batch, n, dtype=torch.int32)
 
 
-@torch.library.custom_op("torchivp::band_solution", mutates_args=())
-def band_solution(lu: Tensor, pivots: Tensor, b: Tensor, lower: int, upper: int, transposed: bool = False) -> Tensor:
-    """x of the systems with right sides ``[*batch, n]``."""
+def _solution(lu: Tensor, pivots: Tensor, b: Tensor, lower: int, upper: int, transposed: bool) -> Tensor:
+    if b.dim() == 1:
+        return torch.from_numpy(solved(lu.numpy(), pivots.numpy(), lower, upper, b.numpy(), transposed))
     factors, n = lu.reshape(-1, *lu.shape[-2:]).numpy(), b.shape[-1]
     rows = zip(factors, pivots.reshape(-1, n).numpy(), b.reshape(-1, n).numpy())
     return torch.from_numpy(np.stack([solved(x, p, lower, upper, line, transposed) for x, p, line in rows])).reshape(
@@ -128,9 +125,22 @@ def band_solution(lu: Tensor, pivots: Tensor, b: Tensor, lower: int, upper: int,
     )
 
 
-@band_solution.register_fake
-def _(lu: Tensor, pivots: Tensor, b: Tensor, lower: int, upper: int, transposed: bool = False) -> Tensor:
+def _solution_fake(lu: Tensor, pivots: Tensor, b: Tensor, lower: int, upper: int, transposed: bool) -> Tensor:
     return torch.empty_like(b)
+
+
+# Registered by hand: what torch.library.custom_op adds to every call takes longer than the elimination.
+_OPERATORS = torch.library.Library("torchivp", "FRAGMENT")
+_OPERATORS.define("band_factors(Tensor band, int lower, int upper) -> (Tensor, Tensor)")
+_OPERATORS.define("band_solution(Tensor lu, Tensor pivots, Tensor b, int lower, int upper, bool transposed) -> Tensor")
+_OPERATORS.impl("band_factors", _factors, "CPU")
+_OPERATORS.impl("band_solution", _solution, "CPU")
+torch.library.register_fake("torchivp::band_factors", _factors_fake, lib=_OPERATORS)
+torch.library.register_fake("torchivp::band_solution", _solution_fake, lib=_OPERATORS)
+band_factors: Any = torch.ops.torchivp.band_factors.default
+"""LU ``[*batch, ...]`` and pivots ``[*batch, n]`` of bands ``[*batch, lower + upper + 1, n]``, by LAPACK."""
+band_solution: Any = torch.ops.torchivp.band_solution.default
+"""x of the systems with right sides ``[*batch, n]``."""
 
 
 def solver(matrix: Tensor) -> Solve:

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 import torchivp
 from compiled.pairs import ROWS, TIMES, Y0, torch64
+from torchivp.gradients.stored import value
+from torchivp.runners.compiled.back import looked_up, table_of
+from torchivp.span import OneSpan
+from torchivp.trajectory import Piece
 
 pytestmark = pytest.mark.compiled
 
@@ -78,13 +82,28 @@ def test_the_continuous_adjoint() -> None:
         {"gradient": torchivp.gradients.Adjoint(norm="full")},
         {"method": "rk4", "dt": 0.1, "rtol": 1e-3, "jump_times": [0.7]},
         {"gradient": "interpolated"},
+        {"gradient": "interpolated", "t": -TIMES, "method": "tsit5"},
     ],
-    ids=["backwards in time", "full norm", "fixed steps", "interpolated"],
+    ids=["backwards in time", "full norm", "fixed steps", "interpolated", "interpolated backwards in time"],
 )
 def test_other_continuous_adjoints(settings: dict[str, Any]) -> None:
     pairs = zip(*(gradient(runner, Y0, **{"gradient": "adjoint", **settings}) for runner in ("eager", "compiled")))
     for eager, compiled in pairs:
         torch.testing.assert_close(compiled, eager, rtol=1e-10, atol=1e-10)
+
+
+def test_a_stored_solution_is_looked_up() -> None:
+    """In a table as in the solution itself, in every step and at both ends."""
+    weights = torch.tensor([[1.0, 0.0], [-0.5, 0.5]], dtype=torch64)
+    k = torch.randn(3, 2, 2, dtype=torch64, generator=torch.Generator().manual_seed(0))
+    spans = [OneSpan(t, t + 0.5, None, None, 0.5) for t in (0.0, 0.5, 1.0)]
+    pieces = [Piece(span, ROWS[i : i + 1], k[i], weights) for i, span in enumerate(spans)]
+    table = table_of(pieces)
+    assert table is not None
+    for t, piece in ((0.0, 0), (0.2, 0), (0.7, 1), (1.0, 2), (1.3, 2), (1.5, 2)):
+        found = looked_up(table, torch.tensor(t, dtype=torch64))
+        torch.testing.assert_close(found, value(pieces[piece], t)[0], rtol=1e-14, atol=1e-14)
+    assert table_of([*pieces, pieces[0]._replace(k=k[0, :1])]) is None
 
 
 @pytest.mark.slow

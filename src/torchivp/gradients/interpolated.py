@@ -8,7 +8,7 @@ Source: C. Rackauckas et al., Universal differential equations (2020), doi:10.48
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +18,9 @@ from torch import Tensor
 from .._types import BackwardRow, Rows
 from ..errors import InputError
 from ..field import Field
-from ..loop import TakenStep
+from ..loop import LoopState, TakenStep
 from ..plan import Plan
+from ..problem import Problem
 from ..runners.eager import Run
 from ..state import Layout
 from ..tolerance import Tolerance
@@ -68,7 +69,7 @@ class Interpolated(BackwardGradient):
         return from_tape(out) if self._states_kept() is not None else from_pieces(out)
 
     def system(self, linear: Linearised, y: Rows, kept: Any) -> System:
-        return Along(linear, y, Stored(kept.read(linear.field)))
+        return Along(linear, y, kept)
 
     def row_system(self) -> type[RowSystem]:
         if self._states_kept() is not None:
@@ -89,12 +90,12 @@ class Along(System):
     Args:
         linear: the forward field.
         y: a state, for its size and dtype.
-        solution: the stored one.
+        kept: the stored solution.
     """
 
-    def __init__(self, linear: Linearised, y: Rows, solution: Stored):
-        self.linear = linear
-        self.solution = solution
+    def __init__(self, linear: Linearised, y: Rows, kept: Pieces):
+        self.linear, self.y, self.kept = linear, y, kept
+        self.solution = solution = Stored(kept.read(linear.field))
         self.integral = StageIntegral(linear.params)
         self.points = PointIntegral(
             linear.at, lambda t, row: solution(t), self.adjoint, linear.params, self.integral.totals
@@ -123,3 +124,53 @@ class Along(System):
 
     def tolerance(self, forward: Tolerance) -> Tolerance:
         return widened(forward, 1, 1, lambda row: forward.norm(row[:, :-1]))
+
+    def in_one(self, steps_back: Callable[..., Any]) -> System | None:
+        return None if self.kept.kept is None else AlongInOne(self.linear, self.y, self.kept, steps_back)
+
+
+class AlongInOne(System):
+    """Rows of the adjoint and the gradients of the parameters.
+
+    Args:
+        linear: the forward field.
+        y: a state, for its size and dtype.
+        kept: the stored solution.
+        steps_back: of the runner.
+    """
+
+    def __init__(self, linear: Linearised, y: Rows, kept: Pieces, steps_back: Callable[..., Any]):
+        self.linear, self.kept, self.steps_back = linear, kept, steps_back
+        self.solution = Stored(kept.read(linear.field))
+        self.layout = Layout((y, *(p.detach() for p in linear.params)))
+        self.field = Field(self.slope, self.layout, direction=-1)
+
+    def slope(self, t: Tensor, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        adjoint, *totals = parts
+        _, at_y, at_params = self.linear(t, self.solution(t), adjoint)
+        return (-at_y, *(torch.zeros_like(p) if g is None else -g for p, g in zip(totals, at_params)))
+
+    def begin(self, y: Rows, adjoint: Rows) -> BackwardRow:
+        return self.layout.ravel((adjoint, *(torch.zeros_like(p) for p in self.linear.params)))
+
+    def land(self, row: BackwardRow, y: Rows, cotangent: Rows) -> BackwardRow:
+        adjoint, *totals = self.layout.unravel(row)
+        return self.layout.ravel((adjoint + cotangent, *totals))
+
+    def steps(self, problem: Problem, plan: Plan, state: LoopState) -> Iterator[TakenStep | None]:
+        linear = self.linear
+        found = self.steps_back(linear.field, linear.params, problem, plan, state, self.norm, 1, self.kept.kept)
+        return super().steps(problem, plan, state) if found is None else found
+
+    def took(self, taken: TakenStep) -> None:
+        self.solution.came_to(-taken.span.t1)
+
+    def adjoint(self, row: BackwardRow) -> Rows:
+        return self.layout.unravel(row)[0]
+
+    def parameters(self, row: BackwardRow) -> list[Tensor]:
+        return list(self.layout.unravel(row)[1:])
+
+    def tolerance(self, forward: Tolerance) -> Tolerance:
+        size, self.norm = self.layout.sizes[0], forward.norm
+        return widened(forward, 1, self.layout.size - size, lambda row: forward.norm(row[:, :size]))

@@ -22,16 +22,18 @@ class Pieces(NamedTuple):
     Attributes:
         times: where they begin.
         read: gives them from last to first, from the field they can be computed again with.
+        kept: all of them from first to last, if they were kept.
     """
 
     times: list[float]
     read: Callable[[Field], Iterator[Piece]]
+    kept: list[Piece] | None = None
 
 
 def from_pieces(out: Run) -> Pieces:
     """Pieces that were kept."""
     pieces = [Piece(p.span, p.y0.detach(), p.k.detach(), p.weights) for p in out.trajectory.pieces]
-    return Pieces([float(p.span.t) for p in pieces], lambda field: reversed(pieces))
+    return Pieces([float(p.span.t) for p in pieces], lambda field: reversed(pieces), pieces)
 
 
 def from_tape(out: Run) -> Pieces:

@@ -20,9 +20,11 @@ from ...problem import Problem
 from ...solution import Status
 from ...state import Layout
 from ...tolerance import Norm
+from ...trajectory import Piece
 from .backward import exchanged
 from .columns import Leaves
 from .counting import count, evaluations
+from .derivatives import leaves_of
 from .march import COMPILED, Loop, look_at
 from .norms import traced
 from .pure import Pure, Seen
@@ -38,16 +40,24 @@ class Augmented(Pure):
         pure: ``f``; it runs backwards in the user's time where ``turned``.
         dtypes: of its state, as it sees it.
         places: which parameter each held tensor is that a gradient is wanted for, by its number.
+        along: the state is not solved again: the last held tensors say where it was (see ``table_of``).
     """
 
-    def __init__(self, pure: Pure, dtypes: Sequence[torch.dtype], turned: bool, places: dict[int, int]):
+    def __init__(
+        self, pure: Pure, dtypes: Sequence[torch.dtype], turned: bool, places: dict[int, int], along: bool = False
+    ):
         self.pure, self.dtypes, self.turned, self.places = pure, tuple(dtypes), turned, places
+        self.along = along
         self.name, self.codes = pure.name, pure.codes
         self.programs: dict[Any, Any] = {}
 
     def __call__(self, t: Tensor, ys: State, held: State) -> tuple[Tensor, ...]:
         n, sign = len(self.dtypes), -1 if self.turned else 1
-        state, adjoint, totals = ys[:n], ys[n : 2 * n], ys[2 * n :]
+        if self.along:
+            adjoint, totals, table, held = ys[:n], ys[n:], held[-4:], held[:-4]
+            state: State = leaves_of(looked_up(table, t), adjoint)
+        else:
+            state, adjoint, totals = ys[:n], ys[n : 2 * n], ys[2 * n :]
 
         def f(state: State, wanted: State) -> tuple[Tensor, ...]:
             all_held = exchanged(held, list(self.places), wanted)
@@ -58,26 +68,55 @@ class Augmented(Pure):
         at_state, at_held = vjp(tuple(adjoint))
         of = dict(zip(self.places.values(), at_held))
         integrands = (-of[j].to(total.dtype) if j in of else torch.zeros_like(total) for j, total in enumerate(totals))
-        return (*slopes, *(-x for x in at_state), *integrands)
+        return (*(() if self.along else slopes), *(-x for x in at_state), *integrands)
+
+
+def table_of(pieces: Sequence[Piece]) -> tuple[Tensor, ...] | None:
+    """Where the pieces of a solution begin and how long they are ``[N]``, their first states ``[N, D]``, and the coefficients of
+    their polynomials ``[N, P, D]``; None where they are of several kinds."""
+    weights = pieces[0].weights
+    if any(p.weights.shape != weights.shape or len(p.k) != len(pieces[0].k) for p in pieces):
+        return None
+    begins, sizes = (
+        torch.tensor(x, dtype=torch.float64) for x in zip(*((float(p.span.t), p.span.size) for p in pieces))
+    )
+    slopes = torch.stack([p.k for p in pieces])
+    coefficients = torch.stack([p.weights for p in pieces]) @ slopes.to(weights.dtype)
+    return begins, sizes, torch.cat([p.y0 for p in pieces]), coefficients.to(slopes.dtype)
+
+
+def looked_up(table: Sequence[Tensor], t: Tensor) -> Tensor:
+    """The stored state ``[D]`` at a time inside the library."""
+    begins, sizes, starts, coefficients = table
+    t = t.to(begins.dtype)
+    at = (torch.searchsorted(begins, t.reshape(1), right=True) - 1).clamp(0, len(begins) - 1)
+    size = sizes.index_select(0, at)
+    theta = ((t - begins.index_select(0, at)) / size).to(starts.dtype)
+    weights = coefficients.index_select(0, at).squeeze(0)
+    total = weights[-1]
+    for p in reversed(range(weights.shape[0] - 1)):
+        total = weights[p] + theta * total
+    return starts.index_select(0, at).squeeze(0) + size.to(starts.dtype) * theta * total
 
 
 @dataclass(frozen=True)
 class Largest:
-    """The largest of the norms of the parts: the state, the adjoint, and every parameter.
+    """The largest of the norms of the parts: the state (unless it is stored), the adjoint, and every parameter.
 
     Args:
         norm: of one part, by name or as it was traced.
-        leaves: so many tensors make up a state.
+        leaves: so many tensors make up a state; ``states``: so many of them there are.
         parts: how many parts count; None: all.
     """
 
     norm: str | Pure
     leaves: int
+    states: int
     parts: int | None
 
     def __call__(self, like: Tensor, xs: State, held: State) -> tuple[Tensor]:
-        n = self.leaves
-        parts = [xs[:n], xs[n : 2 * n], *([x] for x in xs[2 * n :])][: self.parts]
+        n, rest = self.leaves, self.leaves * self.states
+        parts = [*(xs[i : i + n] for i in range(0, rest, n)), *([x] for x in xs[rest:])][: self.parts]
         if isinstance(self.norm, str):
             sizes = [size(self.norm, part, 0) for part in parts]
         else:
@@ -93,6 +132,7 @@ def steps(
     state: LoopState,
     norm: Norm,
     parts: int | None,
+    stored: Sequence[Piece] | None = None,
 ) -> Iterator[None] | None:
     """Solve backwards; stop at all of ``problem.t``, where the state may be changed. None: plain PyTorch has to do it.
 
@@ -100,35 +140,40 @@ def steps(
         forward: the forward field; ``params``: the tensors in it that gradients are wanted for.
         problem, plan, state: of the backward solve, in the rows of state, adjoint and parameters.
         norm: of a state; the error norm is the largest of those of the first ``parts`` of the three (None: of all).
+        stored: the solution, which is not solved again then: rows are of adjoint and parameters.
     """
     if not isinstance(plan.method, ExplicitRungeKutta) or (
         plan.controller.adaptive and not isinstance(plan.controller, PID)
     ):
         return None
-    y = state.y[:, : forward.layout.size]
-    seen = look_at(forward, -problem.t0, y, COMPILED.name)
+    table = () if stored is None else table_of(stored)
+    if table is None:
+        return None
+    y = state.y[:, : forward.layout.size]  # the state, or the adjoint
+    seen = look_at(forward, -problem.t0, y if stored is None else stored[-1].y0, COMPILED.name)
     number = {id(p): j for j, p in enumerate(params)}
     wanted = [i for i, x in enumerate(seen.held) if x.requires_grad]
     if any(id(seen.held[i]) not in number for i in wanted):  # computed from parameters, before
         return None
-    pure = augmented(seen.pure, forward, {i: number[id(seen.held[i])] for i in wanted})
+    pure = augmented(seen.pure, forward, {i: number[id(seen.held[i])] for i in wanted}, stored is not None)
     tensors = Leaves.whole(forward.layout).of(y)
-    layout = Layout((*tensors, *tensors, *(p.detach() for p in params)))
+    states = 2 if stored is None else 1
+    layout = Layout((*tensors * states, *(p.detach() for p in params)))
     leaves = Leaves.whole(layout)
     of_state, weights = traced(norm, forward.layout, y) if plan.controller.adaptive else ("rms", ())
-    largest = Largest(of_state, len(tensors), parts)
+    largest = Largest(of_state, len(tensors), states, parts)
     form = form_of(replace(problem, layout=layout), plan, leaves, slots=0, slopes=0, looks_inside=False, norm=largest)
     form = replace(form, unroll=1, small=False)  # which all take longer to compile
-    loop = Loop(forward, COMPILED, form, Seen(pure, seen.held, []), leaves, weights)
+    loop = Loop(forward, COMPILED, form, Seen(pure, [*seen.held, *table], []), leaves, weights)
     return marched(loop, replace(problem, layout=layout), plan, state)
 
 
-def augmented(pure: Pure, forward: Field, places: dict[int, int]) -> Augmented:
+def augmented(pure: Pure, forward: Field, places: dict[int, int], along: bool) -> Augmented:
     """Made once for each ``f``, so that its programs are found again."""
     turned = forward.turn is not None
-    key = ("augmented", tuple(forward.layout.dtypes), turned, tuple(places.items()))
+    key = ("augmented", along, tuple(forward.layout.dtypes), turned, tuple(places.items()))
     if key not in pure.programs:
-        pure.programs[key] = Augmented(pure, forward.layout.dtypes, turned, places)
+        pure.programs[key] = Augmented(pure, forward.layout.dtypes, turned, places, along)
     return pure.programs[key]
 
 

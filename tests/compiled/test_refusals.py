@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import torchivp
 from compiled.pairs import SWING, Y0, torch64
 from torchivp import NotCompilable, odeint, odeint_adjoint
+from torchivp.methods import ImplicitAdams
 
 pytestmark = pytest.mark.compiled
 
@@ -25,14 +26,14 @@ def solve(f: Any = SWING, y0: Any = Y0, **settings: Any) -> Any:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"method": "explicit_adams"}, "Runge-Kutta"),
-        ({"method": "reversible_heun"}, "Runge-Kutta"),
+        ({"method": "bdf"}, "explicit and diagonally implicit Runge-Kutta"),
+        ({"method": ImplicitAdams(4, converged=lambda old, new, i: True)}, "converged"),
         ({"y0": Y0 * 1j, "f": lambda t, y: 1j * y}, "complex"),
         ({"on_step": lambda t, y: None}, "on_step"),
         ({"norm": lambda y: y.abs().max() if y[0] > 0 else y.abs().sum()}, "norm"),
         ({"y0": torch.ones(2, 2), "batch_dims": 1, "compact": True, "f": lambda t, y: -y}, "compact"),
     ],
-    ids=["adams", "reversible", "complex", "on_step", "norm", "compact"],
+    ids=["bdf", "converged", "complex", "on_step", "norm", "compact"],
 )
 def test_settings(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(NotCompilable, match=f"runner='compiled' does not go with.*{named}"):
@@ -114,8 +115,8 @@ class TestDropIn:
     @pytest.mark.parametrize(
         ("method", "options", "named"),
         [
-            ("explicit_adams", {}, "Runge-Kutta"),
-            ("rk4", {"interp": "linear"}, "Runge-Kutta"),
+            ("implicit_adams", {}, "converged"),
+            ("rk4", {"interp": "linear"}, "explicit Runge-Kutta"),
             ("rk4", {"perturb": True}, "perturb"),
             ("dopri5", {"max_num_steps": 100}, "max_num_steps"),
             ("dopri5", {"norm": lambda y: y.abs().mean().item()}, "norm"),

@@ -189,7 +189,7 @@ def marched(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Itera
         asks = 1 + int(math.isnan(state.dt))
         for part in loop.march(carry_of(problem, plan, loop.leaves, state, None), fixed, asks=asks):
             before = state.attempted
-            read_back(problem, plan, loop.leaves, state, part.end)
+            read_back(problem, plan, loop, state, part.end)
             unseen = torch.zeros(part.steps, dtype=torch.bool)
             count(loop.field, evaluations(loop.form, state.attempted - before, unseen, state.t < end))
         if state.status not in (Status.RUNNING, Status.SUCCESS):

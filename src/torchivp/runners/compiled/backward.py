@@ -11,17 +11,26 @@ from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
 from .diagonal import Behind
-from .program import Record
+from .program import Record, known, opened
 from .pure import Pure
-from .step import Fixed, Form, State, slope_at_end, slopes, stage_count, wide
+from .step import Fixed, Form, State, next_slope, slopes, stage_count, wide
 
 
 class Adjoint(NamedTuple):
-    """Derivatives of the loss: by state ``ys`` and slope ``ks`` where a step begins, and by the tensors that ``f`` holds."""
+    """Derivatives of the loss: by state ``ys`` and slope ``ks`` where a step begins, by the tensors that ``f`` holds, and by the
+    lines of the past (see ``Carry``)."""
 
     ys: tuple[Tensor, ...]
     ks: tuple[Tensor, ...]
     held: tuple[Tensor, ...]
+    past: tuple[Tensor, ...] = ()
+
+
+def nothing_behind(form: Form, ys: State, wanted: State) -> Adjoint:
+    """The derivatives ``ys`` by the last state, and none by what comes with it."""
+    none = (torch.zeros_like(y) for y in ys)
+    lines = (y.new_zeros(form.past, *y.shape) for y in ys if form.past)
+    return Adjoint(tuple(ys), tuple(none), tuple(torch.zeros_like(x) for x in wanted), tuple(lines))
 
 
 class Given(NamedTuple):
@@ -51,18 +60,28 @@ def make_backward(form: Form, pure: Pure, wanted: tuple[int, ...], from_slope: b
     ) -> Adjoint:
         leaves = len(behind.ys)
 
+        def put_together(now: Sequence[Tensor]) -> Adjoint:
+            ends = (leaves, 2 * leaves, 2 * leaves + len(wanted), len(now))
+            return Adjoint(*(tuple(now[i:j]) for i, j in zip((0, *ends), ends)))
+
         def more(i: Tensor, *now: Tensor) -> Tensor:
             return i > 0
 
-        def once(i: Tensor, *now: Tensor) -> tuple[Tensor, ...]:
-            at = (i - 1).reshape(1)
-            adjoint = Adjoint(now[:leaves], now[leaves : 2 * leaves], now[2 * leaves :])
-            before = step_back(form, pure, wanted, adjoint, picked(given, at), picked(record, at), fixed, held)
-            return (i - 1, *before.ys, *before.ks, *before.held)
+        def settled(i: Tensor, *now: Tensor) -> Tensor:
+            return (i > 0) & known(record.past[-1].index_select(0, (i - 1).clamp(min=0).reshape(1)))
 
-        start = (way[0].clone(), *(x.clone() for part in behind for x in part))
-        _, *end = while_loop(more, once, start)
-        before = Adjoint(tuple(end[:leaves]), tuple(end[leaves : 2 * leaves]), tuple(end[2 * leaves :]))
+        def turn(form: Form) -> Callable[..., tuple[Tensor, ...]]:
+            def once(i: Tensor, *now: Tensor) -> tuple[Tensor, ...]:
+                at, adjoint = (i - 1).reshape(1), put_together(now)
+                before = step_back(form, pure, wanted, adjoint, picked(given, at), picked(record, at), fixed, held)
+                return (i - 1, *(x for part in before for x in part))
+
+            return once
+
+        now: Sequence[Tensor] = (way[0].clone(), *(x.clone() for part in behind for x in part))
+        if form.opening is not None:
+            now = while_loop(settled, turn(form), tuple(now))
+        before = put_together(while_loop(more, turn(opened(form)), tuple(now))[1:])
         return through_slope(form, pure, wanted, before, way[1] != 0, record, fixed, held) if from_slope else before
 
     return backward
@@ -83,12 +102,14 @@ def through_slope(
     def slope(ys: State, some: State) -> tuple[Tensor, ...]:
         return slopes(form, pure, fixed, exchanged(held, wanted, some), record.t[0], ys)
 
+    past: list[Any] = [x.sum(0) for x in behind.past] or [0.0] * len(behind.ys)  # at a start its lines are the state
     vjp = torch.func.vjp(slope, tuple(y[0] for y in record.ys), [held[i] for i in wanted])[1]
     at_ys, at_held = vjp(tuple(torch.where(asked, k, 0.0) for k in behind.ks))
     return Adjoint(
-        tuple(torch.where(asked, a + b, a) for a, b in zip(behind.ys, at_ys)),
+        tuple(torch.where(asked, a + b + c, a) for a, b, c in zip(behind.ys, at_ys, past)),
         tuple(torch.where(asked, 0.0, k) for k in behind.ks),
         tuple(torch.where(asked, a + b, a) for a, b in zip(behind.held, at_held)),
+        tuple(torch.where(asked, 0.0, x) for x in behind.past),
     )
 
 
@@ -128,14 +149,17 @@ def step_back(
     h = t1 - taken.t
     leaves = len(behind.ys)
 
-    def again(ys: State, ks: State, some: State) -> tuple[State, State, list[State]]:
-        all_held = exchanged(held, wanted, some)
-        found, y1 = form.stages(form, pure, fixed, all_held, t1, h, ys, ks, rests=form.by_rows)[:2]
-        k1 = slope_at_end(form, pure, fixed, all_held, t1, y1, found)
-        return tuple(y1), tuple(k1), [tuple(k) for k in found]
+    lines, times = taken.past[:leaves], taken.past[leaves:]
+    taken_lines = accepted.unsqueeze(0)
 
-    def where_taken(xs: State) -> tuple[Tensor, ...]:
-        return tuple(torch.where(wide(accepted, x), x, 0.0) for x in xs)
+    def again(ys: State, ks: State, lines: State, some: State) -> tuple[State, State, list[State], State]:
+        all_held = exchanged(held, wanted, some)
+        step = form.stages(form, pure, fixed, all_held, t1, h, ys, ks, rests=form.by_rows, past=(*lines, *times))
+        k1 = next_slope(form, pure, fixed, all_held, t1, step)
+        return tuple(step.end), tuple(k1), [tuple(k) for k in step.slopes], tuple(step.past[: len(lines)])
+
+    def where(rows: Tensor, xs: State) -> tuple[Tensor, ...]:
+        return tuple(torch.where(wide(rows, x), x, 0.0) for x in xs)
 
     at_stages: list[State] = [
         tuple(
@@ -144,21 +168,22 @@ def step_back(
         )
         for s in range(stage_count(form))
     ]
-    some, at_end = [held[i] for i in wanted], Behind(where_taken(behind.ys), where_taken(behind.ks), at_stages)
+    some, at_end = [held[i] for i in wanted], Behind(where(accepted, behind.ys), where(accepted, behind.ks), at_stages)
+    at_lines: State = ()
     if form.back is None:
-        vjp = torch.func.vjp(again, taken.ys, slopes_at_start(taken), some)[1]
-        at_ys, at_ks, at_held = vjp(tuple(at_end))
+        vjp = torch.func.vjp(again, taken.ys, slopes_at_start(taken), lines, some)[1]
+        at_ys, at_ks, at_lines, at_held = vjp((*at_end, where(taken_lines, behind.past)))
     else:
         found = [tuple(k[s] for k in taken.ks) for s in range(stage_count(form))]
         exchange = partial(exchanged, held, wanted)
         at_ys, at_ks, at_held = form.back(form, pure, fixed, held, exchange, some, t1, h, taken.ys, found, at_end)
-    kept = (torch.where(wide(accepted, x), 0.0, x) for x in behind.ys)
-    kept_ks = (torch.where(wide(accepted, x), 0.0, x) for x in behind.ks)
+    kept, kept_ks = where(~accepted, behind.ys), where(~accepted, behind.ks)
     direct = given.ys if given is not None else (0.0,) * leaves
     return Adjoint(
         tuple(a + b + c for a, b, c in zip(at_ys, kept, direct)),
         tuple(a + b for a, b in zip(at_ks, kept_ks)),
         tuple(total + new for total, new in zip(behind.held, at_held)),
+        tuple(a + b for a, b in zip(at_lines, where(~taken_lines, behind.past))),
     )
 
 

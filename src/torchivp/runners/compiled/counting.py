@@ -16,25 +16,28 @@ if TYPE_CHECKING:
     from .outputs import Found
 
 
-def evaluations(form: Form, attempts: int, looked: Sequence[bool] | Tensor, goes_on: bool) -> int:
+def evaluations(form: Form, attempts: int, looked: Sequence[bool] | Tensor, goes_on: bool, opened: int = 0) -> int:
     """Evaluations of ``f`` in some attempts, without that at the start of the first one.
 
     Args:
         attempts: attempted steps.
         looked: which of those that were accepted somebody looked into, ``[n]``.
         goes_on: another step begins where the last one ends, with the slope there.
+        opened: so many of the attempts are those of an opening.
     """
     tableau = form.tableau
     looked = torch.as_tensor(looked, dtype=torch.bool)
     total = int(looked.sum()) * len(extra_stages(form)[0])
-    total += 0 if form.parts else attempts * (len(tableau.a) - 1)  # iterations are counted in the loop
+    opened = min(opened, attempts)
+    total += (attempts - opened) * form.asks + (opened * form.opening.asks if form.opening else 0)
     if form.parts or isinstance(tableau, RosenbrockTableau):
         total += len(looked)  # a Jacobian in every step
-    if at_end(form, False) or not len(looked):
+    if form.hands_on or at_end(form, False) or not len(looked):
         return total
     slopes_at_ends = torch.ones_like(looked)
     slopes_at_ends[-1] = goes_on
-    if tableau.dense is None:  # the cubic interpolant has them
+    slopes_at_ends[:opened] = False
+    if at_end(form, True):  # the cubic interpolant has them
         slopes_at_ends &= ~looked
     return total + int(slopes_at_ends.sum())
 

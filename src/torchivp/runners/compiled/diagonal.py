@@ -213,7 +213,16 @@ class Iteration(NamedTuple):
 
 
 def diagonal_stages(
-    form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, h: Tensor, ys: State, ks: State, rests: bool = False
+    form: Form,
+    pure: Pure,
+    fixed: Fixed,
+    held: State,
+    t1: Tensor,
+    h: Tensor,
+    ys: State,
+    ks: State,
+    rests: bool = False,
+    past: State = (),
 ) -> Stages:
     """A step that ends at ``t1``."""
     course = Course(form, pure, fixed, held, t1, h, ys)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import GradientError
 from ...problem import Problem
-from .backward import Adjoint, Backward, Given, make_backward
+from .backward import Adjoint, Backward, Given, make_backward, nothing_behind
 from .compile import compiled
 from .counting import count, evaluations
 from .march import Loop, Part, Written, written
@@ -68,9 +68,7 @@ class Outcome:
         """Derivatives by ``y0`` and the wanted tensors, from those by values, end, starts and slopes."""
         leaves = self.loop.leaves
         ys = leaves.of(at_end)
-        adjoint = Adjoint(
-            ys, tuple(torch.zeros_like(y) for y in ys), tuple(torch.zeros_like(held[i]) for i in self.wanted)
-        )
+        adjoint = nothing_behind(self.loop.form, ys, [held[i] for i in self.wanted])
         goes_on = False
         rest = at_values.split([0 if x is None else len(x.t) for x in self.found])
         lengths = [len(i) for i in self.pieces]
@@ -78,7 +76,7 @@ class Outcome:
         for part, found, looked, cotangent, pieces in reversed(
             list(zip(self.parts, self.found, self.looked, rest, at_pieces))
         ):
-            taken = evaluations(self.loop.form, part.steps, looked, goes_on) + part.restarts
+            taken = evaluations(self.loop.form, part.steps, looked, goes_on, part.opened) + part.restarts
             goes_on = not part.restarts
             self.counters["replayed"] += taken
             count(self.problem.field, taken)

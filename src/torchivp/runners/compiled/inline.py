@@ -24,10 +24,11 @@ from ...per_sample.loop import RUNNING
 from ...plan import choose_controller
 from .backward import Adjoint, make_backward
 from .compile import keep_saved_buffers
+from .explicit import explicit_stages
 from .program import Record, make_program, new_record
 from .pure import Pure
 from .starting import all_finite, first_step
-from .step import NONFINITE, SUCCESS, Carry, Fixed, Form, State, explicit_stages, in_rows, in_totals, slopes, wide
+from .step import NONFINITE, SUCCESS, Carry, Fixed, Form, State, in_rows, in_totals, slopes, wide
 
 ROOM = 256  # accepted adaptive steps that a training pass holds where max_steps was not given
 _MAX_STEPS = 100_000

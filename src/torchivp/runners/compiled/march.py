@@ -19,6 +19,7 @@ from .compile import compiled, not_compiled
 from .counting import count
 from .derivatives import derivative_of
 from .norms import norm_of
+from .past import lines_known
 from .program import Program, Record, make_program, new_record
 from .pure import Pure, Seen, tracer_of, uncounted
 from .setup import family_of, form_of, slots_for
@@ -62,6 +63,7 @@ class Part(NamedTuple):
         record: what it wrote down, if anything; ``fixed``: what it went by; ``end``: where it left the rows.
         steps: how many it wrote down.
         restarts: the slope at its start was evaluated for it.
+        opened: how many of the steps are those of an opening.
     """
 
     record: Record
@@ -69,6 +71,7 @@ class Part(NamedTuple):
     end: Carry
     steps: int
     restarts: bool
+    opened: int = 0
 
 
 class Loop:
@@ -108,15 +111,16 @@ class Loop:
         while running:
             totals = torch.tensor([1, tries, 0, tries + self.attempts, fresh, asked], device=carry.totals.device)
             start = carry._replace(totals=totals)
-            record: Any = new_record(self.form, start.t.shape, start.ys) if self.form.slots else None
+            record: Any = new_record(self.form, start.t.shape, start.ys, start.past) if self.form.slots else None
             began = time.perf_counter()
             with torch.no_grad():
                 carry = self.program(start, fixed, self.held, record)
             before, counted = tries, asked
+            opened = lines_known(carry, self.form) - lines_known(start, self.form)
             _, tries, steps, _, _, asked = carry.totals.tolist()
             self.attempts = attempts_for(tries - before, time.perf_counter() - began)
             count(self.field, asks * (tries > before) + asked - counted)
-            yield Part(record, fixed, carry, steps, restarts)
+            yield Part(record, fixed, carry, steps, restarts, opened)
             fresh, restarts, asks = 0, False, 0
             running = bool((carry.code == RUNNING).any())
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
+from .attempt import attempt
 from .pure import Pure
 from .starting import started
-from .step import Carry, Fixed, Form, State, Taken, attempt, in_totals, stage_count
+from .step import Carry, Fixed, Form, State, Taken, in_totals, stage_count
 
 
 class Record(NamedTuple):
     """Accepted steps written down one after the other: ``[slots, *batch]`` (``tries [slots]``), of the state's tensors
-    ``[slots, *batch, ...]``, of their slopes ``[slots, stages, *batch, ...]``."""
+    ``[slots, *batch, ...]``, of their slopes ``[slots, stages, *batch, ...]``, of the past ``[slots, M, *batch, ...]``."""
 
     accepted: Tensor
     tries: Tensor
@@ -24,6 +26,7 @@ class Record(NamedTuple):
     t1: Tensor
     ys: tuple[Tensor, ...]
     ks: tuple[Tensor, ...]
+    past: tuple[Tensor, ...] = ()
 
     def write(self, slot: Tensor, tries: Tensor, taken: Taken) -> None:
         """In place: the loop touches one slot, not all of them."""
@@ -36,16 +39,18 @@ class Record(NamedTuple):
             y.index_put_(at, taken.ys[i].unsqueeze(0))
         for i, k in enumerate(self.ks):
             k.index_put_(at, torch.stack([stage[i] for stage in taken.stages[: k.shape[1]]]).unsqueeze(0))
+        for x, line in zip(self.past, taken.past):
+            x.index_put_(at, line.unsqueeze(0))
 
     def first(self, n: int) -> Record:
         """The first ``n`` slots."""
         return Record(
             self.accepted[:n], self.tries[:n], self.t[:n], self.t1[:n], tuple(y[:n] for y in self.ys),
-            tuple(k[:n] for k in self.ks),
+            tuple(k[:n] for k in self.ks), tuple(x[:n] for x in self.past),
         )  # fmt: skip
 
 
-def new_record(form: Form, batch: Sequence[int], ys: State) -> Record:
+def new_record(form: Form, batch: Sequence[int], ys: State, past: State = ()) -> Record:
     """Room for the steps to come; only what is written to becomes memory."""
     n, device = form.slots + form.unroll, ys[0].device  # the last turn may begin in the last slot
     stages = min(form.slopes, stage_count(form))
@@ -56,6 +61,7 @@ def new_record(form: Form, batch: Sequence[int], ys: State) -> Record:
         torch.empty(n, *batch, dtype=torch.float64, device=device),
         tuple(torch.empty(n, *y.shape, dtype=y.dtype, device=device) for y in ys),
         tuple(torch.empty(n, stages, *y.shape, dtype=y.dtype, device=device) for y in ys if stages),
+        tuple(torch.empty(n, *x.shape, dtype=x.dtype, device=device) for x in past),
     )
 
 
@@ -71,28 +77,47 @@ def make_program(form: Form, pure: Pure) -> Program:
         start = started(form, pure, fixed, held, start)
         leaves = len(start.ys)
 
-        def more(*now: Tensor) -> Tensor:
+        def goes_on(*now: Tensor) -> Tensor:
             return now[0][0] != 0
 
-        def once(*now: Tensor) -> tuple[Tensor, ...]:
-            at = put_together(now, leaves)
-            for _ in range(form.unroll):
-                before = at
-                at, taken = attempt(form, pure, fixed, held, before)
-                if record is not None:
-                    record.write(before.slot, at.tries, taken)
-            room = at.tries < at.until
-            if record is not None:
-                room = room & (at.slot < form.slots)
-            totals = in_totals(at.go & room, *at.totals[1:].unbind(0))
-            return (totals, at.rows, *at.ys, *at.ks)
+        def opens(*now: Tensor) -> Tensor:
+            return goes_on(*now) & ~known(now[-1])
 
-        return put_together(while_loop(more, once, (start.totals, start.rows, *start.ys, *start.ks)), leaves)
+        def turn(form: Form) -> Callable[..., tuple[Tensor, ...]]:
+            def once(*now: Tensor) -> tuple[Tensor, ...]:
+                at = put_together(now, leaves)
+                for _ in range(form.unroll):
+                    before = at
+                    at, taken = attempt(form, pure, fixed, held, before)
+                    if record is not None:
+                        record.write(before.slot, at.tries, taken)
+                room = at.tries < at.until
+                if record is not None:
+                    room = room & (at.slot < form.slots)
+                totals = in_totals(at.go & room, *at.totals[1:].unbind(0))
+                return (totals, at.rows, *at.ys, *at.ks, *at.past)
+
+            return once
+
+        now: Sequence[Tensor] = (start.totals, start.rows, *start.ys, *start.ks, *start.past)
+        if form.opening is not None:
+            now = while_loop(opens, turn(opened(form)), tuple(now))
+        return put_together(while_loop(goes_on, turn(form), tuple(now)), leaves)
 
     return program
+
+
+def opened(form: Form) -> Form:
+    """The form of the first steps."""
+    return form if form.opening is None else replace(form, stages=form.opening.stages, unroll=1)
+
+
+def known(times: Tensor) -> Tensor:
+    """Whether the past with these times is long enough."""
+    return torch.isfinite(times).all()
 
 
 def put_together(tensors: Sequence[Tensor], leaves: int) -> Carry:
     """A carry from its tensors."""
     totals, rows, *rest = tensors
-    return Carry(totals, rows, tuple(rest[:leaves]), tuple(rest[leaves:]))
+    return Carry(totals, rows, tuple(rest[:leaves]), tuple(rest[leaves : 2 * leaves]), tuple(rest[2 * leaves :]))

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ...errors import NotCompilable
 from ...state import flatten, unflatten
+from .attempt import attempt
 from .program import Program, Record
 from .pure import Pure
 from .starting import started
-from .step import SUCCESS, Carry, Fixed, Form, State, attempt, in_rows, in_totals
+from .step import SUCCESS, Carry, Fixed, Form, State, in_rows, in_totals
 
 _KEPT = 4  # graphs of one program: each has memory of its own
 

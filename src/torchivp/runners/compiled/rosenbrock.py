@@ -14,7 +14,16 @@ from .systems import linearised
 
 
 def rosenbrock_stages(
-    form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, h: Tensor, ys: State, ks: State, rests: bool = False
+    form: Form,
+    pure: Pure,
+    fixed: Fixed,
+    held: State,
+    t1: Tensor,
+    h: Tensor,
+    ys: State,
+    ks: State,
+    rests: bool = False,
+    past: State = (),
 ) -> Stages:
     """The slope at the start and the ``k`` of a step that ends at ``t1`` (see ``RosenbrockTableau``), and its end."""
     tableau: Any = form.tableau

@@ -28,6 +28,7 @@ from .counting import count, count_systems, evaluations, looked_into, slope_at_e
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, loop_for, refuse_lost_gradient, written
 from .outputs import Found, ends_of, values_at
+from .past import carries, handed_on, history_at
 from .setup import carry_of, check, fixed_of, goes_back, slopes_for, weights_of
 from .step import ALL, SUCCESS, Carry
 
@@ -197,7 +198,8 @@ def blame(problem: RowsProblem, plan: Plan, state: CompiledState) -> None:
         return
     span = plan.limits.cut(state.t, torch.where(rows, state.dt, 0.0))
     before = problem.field.evaluations
-    step = plan.method.step(problem.field, span, state.y, ((state.t, problem.field.start_slope(span, state.y)),))
+    history = state.history or ((state.t, problem.field.start_slope(span, state.y)),)
+    step = plan.method.step(problem.field, span, state.y, history)
     problem.field.evaluations = before
     state.note_failure(rows, state.dt, step)
 
@@ -243,8 +245,10 @@ class AtOnce:
             self.looks.append(self.looked)
 
     def read_back(self, at: Carry) -> None:
-        state, layout = self.state, self.problem.layout
+        state, layout, loop = self.state, self.problem.layout, self.loop
         read_back(self.problem, state, at)
+        if carries(loop.form):
+            state.history = history_at(loop.form, loop.leaves, at, at.t.reshape(layout.rows))
         state.t, state.y = at.t.reshape(layout.rows), self.loop.leaves.rows(at.ys).reshape(1, -1)
         state.accepted = at.accepted.reshape(layout.rows).to(torch.int64)
         self.trajectory.end_time = state.t
@@ -271,6 +275,7 @@ class StepByStep:
         if part.restarts:
             state.history, state.ready = (), False
         self.looked, width = [], problem.layout.size
+        handed = handed_on(self.loop, part, list(new.t1)) if carries(self.loop.form) else [None] * new.steps
         for n in range(new.steps):
             t, t1 = new.t[n], new.t1[n]
             accepted = new.accepted[n] & state.running
@@ -282,8 +287,9 @@ class StepByStep:
             span = RowSpan(t, t1, t1 - t, spread(t1 - t, y0), last, first, state.frozen).taken_by(accepted)
             timed = problem.timed(span)
             step = Step(y1, k, weights, None, ())
+            known = state.history if self.loop.form.hands_on and state.history else ((timed.t, k[:1]),)
             taken = RowsTaken(
-                problem, plan, span, timed, y0, state.history, state.ready, ((timed.t, k[:1]),), step, span.choose(y1, y0),
+                problem, plan, span, timed, y0, state.history, state.ready, known, step, span.choose(y1, y0),
                 looked_into=True,
             )  # fmt: skip
             state.t, state.y = torch.where(accepted, t1, state.t), taken.y1
@@ -294,9 +300,9 @@ class StepByStep:
             inside = any(not isinstance(x, AtEnds) for x in self.out.trajectory.outputs[outputs:])
             looked = inside or plan.dense or self.detector is not None
             self.looked.append(looked)
-            at_end = slope_at_end(self.loop.form, k, looked)
-            ready = len(at_end) > 0
-            taken.step = step._replace(history=((t1, at_end.clone()),) if ready else (), ready=ready)
+            slope = slope_at_end(self.loop.form, k, looked)
+            history, ready = handed[n] or (((t1, slope.clone()),) if len(slope) else (), len(slope) > 0)
+            taken.step = step._replace(history=history, ready=ready)
             settled = taken.settled()
             if self.out.tape is not None:
                 entry = entry._replace(looked_into=looked)

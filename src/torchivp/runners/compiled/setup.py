@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any
 
@@ -17,10 +17,11 @@ from ...errors import NotCompilable
 from ...linalg.jacobian import Autograd
 from ...linalg.lapack import routines
 from ...linalg.structured import Banded
-from ...methods import Method
+from ...methods import ALF, ExplicitAdams, ImplicitAdams, Method, Reversible, ReversibleHeun
 from ...methods.diagonal_rk import DiagonalRungeKutta
 from ...methods.explicit_rk import ExplicitRungeKutta
 from ...methods.rosenbrock_rk import Rosenbrock
+from ...methods.two_slopes import two_slopes
 from ...per_sample.loop import RUNNING
 from ...per_sample.problem import RowsProblem
 from ...per_sample.tolerance import RowTolerance
@@ -29,10 +30,15 @@ from ...problem import Problem
 from ...split import Split
 from ...state import Layout
 from ...transforms import recorded
+from .adams import adams_stages, coefficients, formula_of, opening_of
+from .adams import tables_of as tables_of_adams
 from .columns import Leaves
 from .diagonal import diagonal_back, diagonal_stages, parts_of, tableau_of, tables_of
+from .explicit import explicit_stages
+from .past import past_of
+from .reversible import TWO_SLOPES, alf_stages, heun_stages, interpolant, reversible_stages, twofold_of
 from .rosenbrock import rosenbrock_stages
-from .step import ALL, Carry, Fixed, Form, NormOf, Stages, explicit_stages
+from .step import ALL, Carry, Fixed, Form, NormOf, Opening, Part, Stages
 
 _UNROLL, _TINY = 2, 64  # in states of so few numbers the turns of a loop cost more than the steps
 _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, and so many numbers
@@ -41,10 +47,12 @@ _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, a
 def check(problem: Problem, plan: Plan, name: str) -> None:
     """Raise for what only the eager runner can do; the message says what."""
     reasons = {
-        f"{plan.method!r} (explicit and diagonally implicit Runge-Kutta methods and those of Rosenbrock do)": not isinstance(
-            plan.method, tuple(FAMILIES)
-        ),
+        f"{plan.method!r} (explicit and diagonally implicit Runge-Kutta methods, Rosenbrock's, Adams's and reversible ones "
+        "do)": not isinstance(plan.method, tuple(FAMILIES)),
         f"{plan.method!r}, which iterates": name == "cuda_graph" and isinstance(plan.method, DiagonalRungeKutta),
+        f"{plan.method!r}, which begins with other steps": name == "cuda_graph"
+        and isinstance(plan.method, ExplicitAdams | ImplicitAdams),
+        "converged=, which looks at numbers": getattr(plan.method, "converged", None) is not None,
         "a Split field": isinstance(plan.method, DiagonalRungeKutta)
         and plan.method.companion is not None
         and isinstance(problem.field.f, Split),
@@ -76,17 +84,70 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
 
 @dataclass(frozen=True)
 class Family:
-    """How a family of methods takes its steps in a compiled loop; see ``Form`` and ``Fixed``."""
+    """How a family of methods takes its steps in a compiled loop; see ``Form`` and ``Fixed``.
+
+    Attributes:
+        stages, back, lead, hands_on: as in ``Form``.
+        tableau: of a method.
+        weights: of a method's interpolant, ``[P, S]``.
+        tables, parts: of a method.
+        asks, past, opening: of a tableau.
+    """
 
     stages: Callable[..., Stages]
     back: Callable[..., Any] | None = None
+    lead: int = 0
+    hands_on: bool = False
+    tableau: Callable[[Any], Any] = lambda method: method.tableau
+    weights: Callable[..., Tensor] = lambda method, dtype, device: method.interpolant(dtype, device)
     tables: Callable[..., tuple[Tensor, ...]] = lambda *_: ()
+    parts: Callable[[Any], tuple[Part, ...]] = lambda method: ()
+    asks: Callable[[Any], int] = lambda tableau: len(tableau.a) - 1
+    past: Callable[[Any], int] = lambda tableau: 0
+    opening: Callable[[Any], Opening | None] = lambda tableau: None
 
 
+_ADAMS = Family(
+    adams_stages,
+    lead=1,
+    tableau=formula_of,
+    weights=lambda method, dtype, device: coefficients(formula_of(method), dtype, device),
+    tables=tables_of_adams,
+    asks=lambda formula: formula.corrections,
+    past=lambda formula: formula.past - 1,
+    opening=opening_of,
+)
+_HEUN = Family(
+    heun_stages,
+    hands_on=True,
+    tableau=lambda method: TWO_SLOPES,
+    weights=lambda method, dtype, device: two_slopes(dtype, device).weights,
+    past=lambda tableau: 1,
+)
 FAMILIES: dict[type[Method], Family] = {
     ExplicitRungeKutta: Family(explicit_stages),
-    Rosenbrock: Family(rosenbrock_stages),
-    DiagonalRungeKutta: Family(diagonal_stages, diagonal_back, tables_of),
+    Rosenbrock: Family(rosenbrock_stages, lead=1),
+    DiagonalRungeKutta: Family(
+        diagonal_stages,
+        diagonal_back,
+        tableau=tableau_of,
+        tables=tables_of,
+        parts=parts_of,
+        asks=lambda tableau: 0,  # iterations are counted in the loop
+    ),
+    ExplicitAdams: _ADAMS,
+    ImplicitAdams: _ADAMS,
+    ReversibleHeun: _HEUN,
+    ALF: replace(_HEUN, stages=alf_stages, past=lambda tableau: 0),
+    Reversible: Family(
+        reversible_stages,
+        lead=1,
+        hands_on=True,
+        tableau=twofold_of,
+        weights=interpolant,
+        asks=lambda twofold: twofold.asks,
+        past=lambda twofold: 1,
+    ),
 }
 
 
@@ -103,9 +164,10 @@ def form_of(
 ) -> Form:
     layout, family, method = problem.layout, family_of(plan.method), plan.method
     by_rows = isinstance(problem, RowsProblem)
+    tableau = family.tableau(method)
     return Form(
         stages=family.stages,
-        tableau=tableau_of(method) if isinstance(method, DiagonalRungeKutta) else method.tableau,  # type: ignore[attr-defined]
+        tableau=tableau,
         controller=plan.controller
         if plan.controller.adaptive
         else type(plan.controller)(),  # the grid is among the landings
@@ -121,12 +183,16 @@ def form_of(
         unroll=_UNROLL if layout.size <= _TINY and not plan.method.uses_jacobian else 1,
         starts=not by_rows,
         turned=problem.field.turn is not None,
-        lead=int(isinstance(method, Rosenbrock)),
-        parts=parts_of(method) if isinstance(method, DiagonalRungeKutta) else (),
+        lead=family.lead,
+        parts=family.parts(method),
         smoothed=getattr(method, "smoothed", False),
         band=band_of(problem),
         small=layout.size <= _TINY,
         back=family.back,
+        asks=family.asks(tableau),
+        past=family.past(tableau),
+        opening=family.opening(tableau),
+        hands_on=family.hands_on,
     )
 
 
@@ -146,7 +212,7 @@ def goes_back(problem: Problem, plan: Plan) -> bool:
 
 def weights_of(problem: Problem, plan: Plan) -> Tensor:
     """Of the method's interpolant, ``[P, S]``."""
-    return plan.method.interpolant(problem.y0.dtype, problem.y0.device)  # type: ignore[attr-defined]
+    return family_of(plan.method).weights(plan.method, problem.y0.dtype, problem.y0.device)
 
 
 def slopes_for(plan: Plan, looks_inside: bool, for_gradient: bool) -> int:
@@ -157,7 +223,9 @@ def slopes_for(plan: Plan, looks_inside: bool, for_gradient: bool) -> int:
 
 def slots_for(problem: Problem, plan: Plan, slopes: int) -> int:
     """How many accepted steps are written down at once."""
-    each = problem.layout.size * (min(slopes, len(plan.method.tableau.b)) + 1)  # type: ignore[attr-defined]
+    family = family_of(plan.method)
+    tableau = family.tableau(plan.method)
+    each = problem.layout.size * (min(slopes, len(tableau.b)) + 1 + family.past(tableau))
     return max(8, min(_SLOTS, _NUMBERS // max(1, each)))
 
 
@@ -229,4 +297,13 @@ def carry_of(problem: Problem, plan: Plan, leaves: Leaves, state: Any, slope: Ro
     rows = numbers_of_rows(layout, state.t, state.dt, code, state.attempted, state.accepted, *memory)
     ys = leaves.of(state.y)
     ks = tuple(torch.zeros_like(y) for y in ys) if slope is None else leaves.of(slope)
-    return Carry(torch.tensor([1, tries, 0, 0, slope is None, 0], device=layout.device), rows, ys, ks)
+    totals = torch.tensor([1, tries, 0, 0, slope is None, 0], device=layout.device)
+    return Carry(totals, rows, ys, ks, past_before(plan.method, state, leaves))
+
+
+def past_before(method: Method, state: Any, leaves: Leaves) -> tuple[Tensor, ...]:
+    """What the method carries into the first step from this state."""
+    family = family_of(method)
+    tableau = family.tableau(method)
+    known = state.history[1:] if state.ready or family.hands_on else state.history
+    return past_of(family.past(tableau), family.opening(tableau) is not None, known, state.y, leaves)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from ...autocast import without_autocast
 from ...collectives import without_collectives
 from ...interpolation import StepPolynomials, of_steps
 from ...loop import LoopState, TakenStep, smallest_step, start
-from ...methods.base import Step
+from ...methods.base import History, Step
 from ...per_sample.loop import CODES
 from ...plan import Plan
 from ...problem import Problem
@@ -24,14 +25,14 @@ from ...solution import Status
 from ...span import OneSpan
 from ...trajectory import Piece, Start, Tape, TapeEntry
 from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_started, watch_for_events
-from .columns import Leaves
 from .counting import count, count_systems, evaluations, looked_into, slope_at_end
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, written
 from .out_of_steps import why_out_of_steps
 from .outputs import Found, ends_of, polynomials, values_at
+from .past import carries, handed_on, history_at
 from .setup import carry_of, check, fixed_of, goes_back, slopes_for, weights_of
-from .step import ALL, Carry
+from .step import ALL, Carry, at_end
 
 
 def run(
@@ -53,7 +54,7 @@ def run(
 
 def with_gradient(problem: Problem, plan: Plan) -> Run | None:
     """The same with the gradient of ``discrete``, backwards in compiled calls, too; None if that cannot be."""
-    if not goes_back(problem, plan):
+    if not goes_back(problem, plan) or (problem.resume is not None and problem.resume.history):
         return None
     writer: AtOnce | StepByStep
     with torch.no_grad():
@@ -104,8 +105,12 @@ def solve(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, k
 
 def begin(problem: Problem, plan: Plan, state: LoopState) -> None:
     """What ``loop.start`` does, as far as the compiled loop does not do it: it looks at the state and chooses the first step."""
-    if plan.events or not plan.controller.adaptive or not state.y.numel() or not plan.limits.anything_left(state.t):
+    goes_on = plan.method.reversible and problem.resume is not None and bool(problem.resume.history)
+    fixed = not plan.controller.adaptive
+    if plan.events or fixed or goes_on or not state.y.numel() or not plan.limits.anything_left(state.t):
         start(problem, plan, state)
+        if goes_on:  # with a slope of its own
+            state.slope = state.history[0][1]
         return
     given = plan.dt
     if problem.resume is not None:
@@ -128,11 +133,11 @@ def follow(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, 
             before = state.attempted
             writer.take(part)
             if state.status is not Status.EVENT:
-                read_back(problem, plan, loop.leaves, state, part.end)
+                read_back(problem, plan, loop, state, part.end)
                 trajectory.end, trajectory.end_time = state.y, state.t
             goes_on = state.status not in (Status.EVENT, Status.SUCCESS) and not plan.limits.is_jump(state.t)
             attempts = state.attempted - before
-            count(problem.field, evaluations(loop.form, attempts, writer.looked, goes_on))
+            count(problem.field, evaluations(loop.form, attempts, writer.looked, goes_on, part.opened))
             count_systems(problem.field, loop.form, attempts, part.steps)
             if state.status is Status.EVENT:
                 return
@@ -161,7 +166,7 @@ def march(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Iterato
             state.slope, state.history, state.ready = None, (), False
 
 
-def read_back(problem: Problem, plan: Plan, leaves: Leaves, state: LoopState, at: Carry) -> None:
+def read_back(problem: Problem, plan: Plan, loop: Loop, state: LoopState, at: Carry) -> None:
     """The state as the eager runner would have it."""
     t, dt, code, attempted, accepted, *memory = at.rows.flatten().tolist()
     status = CODES[int(code)]
@@ -173,22 +178,22 @@ def read_back(problem: Problem, plan: Plan, leaves: Leaves, state: LoopState, at
     state.t, state.dt, state.attempted, state.accepted = t, dt, int(attempted), int(accepted)
     state.rejected = state.attempted - state.accepted
     state.memory = tuple(memory[: min(2, state.accepted)])
-    state.y = leaves.rows(at.ys).reshape(1, -1)
-    slope = leaves.rows(at.ks).reshape(1, -1)
-    if plan.method.tableau.fsal and state.accepted:  # type: ignore[attr-defined]
-        state.history, state.ready = ((state.t, slope),), True
+    state.y = loop.leaves.rows(at.ys).reshape(1, -1)
+    slopes = history_at(loop.form, loop.leaves, at, t)
+    if state.accepted and (carries(loop.form) or at_end(loop.form, False)):
+        state.history, state.ready = slopes, not loop.form.hands_on
     if status is Status.MAX_STEPS:
         status = why_out_of_steps(problem, plan, state)
     if failed:
-        state.fail(status, tried_again(problem, plan, state, slope))
+        state.fail(status, tried_again(problem, plan, state, slopes))
     elif state.t >= plan.limits.end:
         state.status = Status.SUCCESS
 
 
-def tried_again(problem: Problem, plan: Plan, state: LoopState, slope: Tensor) -> Step:
+def tried_again(problem: Problem, plan: Plan, state: LoopState, history: History) -> Step:
     """The attempt a solve failed at, for its message."""
     counted = problem.field.evaluations
-    step = plan.method.step(problem.field, plan.limits.cut(state.t, state.dt), state.y, ((state.t, slope),))
+    step = plan.method.step(problem.field, plan.limits.cut(state.t, state.dt), state.y, history)
     problem.field.evaluations = counted
     return step
 
@@ -268,6 +273,22 @@ class AtOnce:
             trajectory.polynomials = of_steps(whole.t0, whole.dt, y0, k, self.weights)
 
 
+@dataclass
+class Retaken(TakenStep):
+    """A step whose slopes and weights are those of plain PyTorch, where that will take it again for its gradient: the loop wrote
+    down other ones."""
+
+    def look_inside(self) -> Step:
+        if not self.looked_into:
+            field, known = self.problem.field, self.history
+            counted = field.evaluations
+            if not self.ready:
+                known = ((self.span.t, field.start_slope(self.span, self.y0)), *known)
+            self.step = self.method.step(field, self.span, self.y0, known)._replace(y1=self.step.y1)
+            field.evaluations, self.looked_into = counted, True
+        return self.step
+
+
 class StepByStep:
     """The bookkeeping of the eager runner, step by step: events, and tapes for other gradients.
 
@@ -286,6 +307,7 @@ class StepByStep:
         self.found: list[Found | None] = []
         self.looks: list[Tensor] = []
         self.pieces: list[Tensor] = []
+        self.following: tuple[History, bool] = (), False
 
     def start(self) -> None:
         self.looked: list[bool] = []
@@ -295,26 +317,29 @@ class StepByStep:
         state, plan, new = self.out.state, self.plan, written(self.loop, part)
         weights = weights_of(self.problem, plan)
         self.looked, entries = [], []
-        if part.restarts:
-            state.history, state.ready = (), False
+        state.history, state.ready = ((), False) if part.restarts else self.following
         before = int(part.end.attempted) - int(part.end.tries)  # attempts on the way to the first call of this series
         numbers = zip(new.t.flatten().tolist(), new.t1.flatten().tolist(), new.tries.tolist())
-        for (t, t1, tries), y0, y1, k in zip(numbers, new.y0, new.y1, new.k.squeeze(2)):
+        kind = Retaken if self.out.tape is not None and plan.method.weights_depend_on_times else TakenStep
+        handed = (
+            handed_on(self.loop, part, new.t1.flatten().tolist()) if carries(self.loop.form) else [None] * new.steps
+        )
+        for (t, t1, tries), y0, y1, k, after in zip(numbers, new.y0, new.y1, new.k.squeeze(2), handed):
             span = OneSpan(t, t1, plan.limits._last(t1), plan.limits._first(t), t1 - t)
-            taken = TakenStep(
+            taken = kind(
                 self.problem, plan, span, self.problem.timed(span), y0, state.history, state.ready,
-                Step(y1, k, weights, None, ()), plan.method, looked_into=True,
+                Step(y1, k, weights, None, ()), plan.method, looked_into=kind is TakenStep,
             )  # fmt: skip
             state.t, state.y, state.dt = t1, y1, t1 - t
             state.attempted, state.accepted = before + tries, state.accepted + 1
             state.rejected = state.attempted - state.accepted
             entry = keep(taken, self.out.trajectory, plan, state, self.detector)
             looked = entry.piece is not None or plan.dense or self.detector is not None
-            at_end = slope_at_end(self.loop.form, k, looked)
-            following = ((t1, at_end.clone()),) if len(at_end) else ()
+            slope = slope_at_end(self.loop.form, k, looked)
+            following, ready = after or (((t1, slope.clone()),) if len(slope) else (), len(slope) > 0)
             if self.out.tape is not None:
                 self.out.tape.add(entry._replace(looked_into=looked), Start(y0, state.history), Start(y1, following))
-            state.history, state.ready = following, len(at_end) > 0
+            state.history, state.ready = self.following = following, ready
             self.looked.append(looked)
             entries.append(entry)
             if state.status is Status.EVENT:

@@ -27,7 +27,9 @@ def started(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> Car
         code = torch.where(asked & ~all_finite(ks, dt.dim()), NONFINITE, code)
         code = torch.where(at.fresh & ~all_finite(at.ys, dt.dim()), NONFINITE_STATE, code)
     go = at.go & (code == RUNNING).any()
-    return Carry(in_totals(go, *at.totals[1:].unbind(0)), in_rows(at.t, dt, code, *at.rows[3:].unbind(0)), at.ys, ks)
+    return Carry(
+        in_totals(go, *at.totals[1:].unbind(0)), in_rows(at.t, dt, code, *at.rows[3:].unbind(0)), at.ys, ks, at.past
+    )
 
 
 def first_step(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: State, ks: State) -> Tensor:

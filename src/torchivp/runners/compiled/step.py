@@ -1,4 +1,4 @@
-"""One attempted step of all rows as a pure function of tensors: what the compiled loop is made of.
+"""What attempted steps of all rows are made of, as pure functions of tensors (``attempt`` puts them together).
 
 A state is a list of tensors of the shapes the user knows, ``[*batch, ...]``; times, sizes and verdicts are ``[*batch]``
 (0-d for one state). Coefficients are Python floats, so that they stand in the machine code.
@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from ...controllers import Controller
-from ...controllers.limits import _STRETCH
 from ...estimates import combined
-from ...methods.rosenbrock_tableau import RosenbrockTableau
 from ...methods.tableau import Number, Tableau, hermite
-from ...per_sample.loop import CODES, RUNNING
+from ...per_sample.loop import CODES
 from ...solution import Status
 from .pure import Pure
 
@@ -43,6 +41,8 @@ class Stages(NamedTuple):
         error: its estimate; None: the tableau says how to weigh the slopes.
         solved: the rows ``[*batch]`` whose equations were solved; None: there are none.
         asked: evaluations of ``f`` that nobody could foresee, 0-d; None: there are none.
+        slope: what the next step begins with; None: the slope at the end.
+        past: as in ``Carry``, of the next step.
     """
 
     slopes: list[State]
@@ -50,6 +50,8 @@ class Stages(NamedTuple):
     error: State | None = None
     solved: Tensor | None = None
     asked: Tensor | None = None
+    slope: State | None = None
+    past: State = ()
 
 
 class Part(NamedTuple):
@@ -67,6 +69,18 @@ class Part(NamedTuple):
     gamma: float
     reach: float
     fsal: bool
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The first steps of a method that needs a past: those of another one, until the past is long enough.
+
+    Attributes:
+        stages: takes a step, as that of a ``Form``; ``asks``: evaluations of ``f`` in it, with that of the slope at its end.
+    """
+
+    stages: Callable[..., Stages]
+    asks: int
 
 
 @dataclass(frozen=True)
@@ -92,10 +106,14 @@ class Form:
         parts: of an implicit method: a step goes by one of them (see ``diagonal.joined``).
         smoothed: the error estimate goes through the matrix of the step.
         band: diagonals of the Jacobian below and above the main one; None: any entry may be there.
+        asks: evaluations of ``f`` in an attempt, but for those in iterations and for the slope at its end.
+        past: lines of the past that the method carries (see ``Carry``); ``opening``: its first steps, where these have to become
+            known.
+        hands_on: a step says itself what the next one begins with.
     """
 
     stages: Callable[..., Stages]
-    tableau: Tableau | RosenbrockTableau
+    tableau: Any
     controller: Controller
     error_order: int
     dtypes: tuple[torch.dtype, ...]
@@ -115,6 +133,10 @@ class Form:
     band: tuple[int, int] | None = None
     small: bool = False
     back: Callable[..., Any] | None = None
+    asks: int = 0
+    past: int = 0
+    opening: Opening | None = None
+    hands_on: bool = False
 
 
 class Fixed(NamedTuple):
@@ -173,12 +195,16 @@ class Carry(NamedTuple):
         rows: of every row, float64 ``[5 + M, *batch]``: ``t``, ``dt`` (nan: as Hairer says), ``code`` (status, a number in
             ``CODES``), ``attempted`` and ``accepted`` steps, and the ``memory`` of the controller.
         ys, ks: state and slope at ``t``.
+        past: what a method carries besides, ``M`` lines ``[M, *batch, ...]`` for every tensor of the state; behind them, where
+            there is an opening, the times of the lines ``[M, *batch]`` (nan: not known yet). Before the first step the lines
+            hold the state.
     """
 
     totals: Tensor
     rows: Tensor
     ys: tuple[Tensor, ...]
     ks: tuple[Tensor, ...]
+    past: tuple[Tensor, ...] = ()
 
     @property
     def go(self) -> Tensor:
@@ -240,13 +266,15 @@ def in_rows(*numbers: Tensor) -> Tensor:
 
 
 class Taken(NamedTuple):
-    """An attempt, as it is written down: who took it, from where to where, with which slopes (by stage, then by tensor)."""
+    """An attempt, as it is written down: who took it, from where to where, with which slopes (by stage, then by tensor) and
+    past."""
 
     accepted: Tensor
     t: Tensor
     t1: Tensor
     ys: State
     stages: list[State]
+    past: State
 
 
 def wide(x: Tensor, y: Tensor) -> Tensor:
@@ -266,9 +294,10 @@ def weighted(weights: Sequence[Number], terms: Sequence[Tensor]) -> Tensor:
 
 def extra_stages(form: Form) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
     """Nodes and rows of the stages that only the interpolant needs."""
-    if not (form.looks_inside and isinstance(form.tableau, Tableau)):
+    tableau = getattr(form.tableau, "base", form.tableau)
+    if not (form.looks_inside and isinstance(tableau, Tableau)):
         return (), ()
-    dense = form.tableau.dense or hermite(form.tableau)
+    dense = tableau.dense or hermite(tableau)
     return tuple(map(float, dense.c)), tuple(tuple(map(float, row)) for row in dense.a)
 
 
@@ -294,35 +323,13 @@ def asked_at(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: S
     return tuple((k.to(y.dtype) * wide(fixed.sign, y)) if form.turned else k.to(y.dtype) for k, y in zip(out, ys))
 
 
-def explicit_stages(
-    form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, h: Tensor, ys: State, ks: State, rests: bool = False
-) -> Stages:
-    """A step that ends at ``t1``.
-
-    Args:
-        rests: rows whose step has no size stay finite, whatever their slopes (0 times inf has no gradient).
-    """
-    tableau = form.tableau
-    found: list[State] = [ks]
-
-    def after(weights: Sequence[Number]) -> tuple[Tensor, ...]:
-        moved = (wide(h, y) * weighted(weights, [k[i] for k in found]) for i, y in enumerate(ys))
-        ends = tuple(y + dy for y, dy in zip(ys, moved))
-        return tuple(torch.where(wide(h, y) == 0, y, y1) for y, y1 in zip(ys, ends)) if rests else ends
-
-    y1: State = ys
-    for c, row in zip(tableau.c[1:], tableau.a[1:]):
-        y1 = after(row)
-        found.append(slopes(form, pure, fixed, held, t1 + float(c - 1) * h, y1))
-    if not tableau.fsal:
-        y1 = after(tableau.b)
-    for c, row in zip(*extra_stages(form)):
-        found.append(slopes(form, pure, fixed, held, t1 + (c - 1) * h, after(row)))
-    return Stages(found, y1)
+def next_slope(form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, step: Stages) -> State:
+    """What the step after this one begins with."""
+    return step.slope or slope_at_end(form, pure, fixed, held, t1, step.end, step.slopes)
 
 
 def slope_at_end(form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, y1: State, found: list[State]) -> State:
-    """What the next step starts with: one of the slopes found, if one is there."""
+    """One of the slopes found, if one is there."""
     places = at_end(form, form.looks_inside)
     if not places:
         return slopes(form, pure, fixed, held, t1, y1)
@@ -392,64 +399,6 @@ def over_tolerance(form: Form, fixed: Fixed, errors: State, ys: State, y1: State
         parts.append(error / (fixed.atol[i] + fixed.rtol[i] * torch.maximum(y.abs(), end.abs())))
     ratio = size_of(form, fixed, parts, like)
     return ratio.amax().expand(ratio.shape) if form.couple else ratio
-
-
-def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tuple[Carry, Taken]:
-    """One attempted step of all rows that are running; the others stay where they are."""
-    t, dt, running = at.t, at.dt, at.code == RUNNING
-    ahead = fixed.ahead(t)
-    t1 = torch.where(t + dt * _STRETCH >= ahead, ahead, t + dt)
-    t1 = torch.where(running, t1, t)
-    h = t1 - t
-    step = form.stages(form, pure, fixed, held, t1, h, at.ys, at.ks)
-    found, y1 = step.slopes, step.end
-    ratio = ratio_of(form, fixed, h, at.ys, step)
-    ratio = ratio if step.solved is None else torch.where(step.solved, ratio, torch.inf)
-    verdict = form.controller.judge_rows(ratio, h, at.memory, form.error_order)
-    accepted = verdict.accepted & running
-    proposed = torch.where(running, verdict.dt, dt) if form.controller.adaptive else dt
-    landed = accepted & (t1 < t + dt)  # a step that was cut to land somewhere says nothing against its proposal
-    proposed = torch.where(landed, torch.maximum(proposed, dt), proposed)
-    attempted = at.attempted + running
-    code = next_code(form, fixed, at, t1, proposed, accepted, ratio, attempted, step.solved)
-    k1 = slope_at_end(form, pure, fixed, held, t1, y1, found)
-    memory = [torch.where(running, new, old) for new, old in zip(verdict.memory, at.memory)]
-    after = Carry(
-        in_totals(
-            (code == RUNNING).any(),
-            at.tries + running.any(),
-            at.slot + accepted.any(),
-            at.until,
-            at.fresh,
-            at.asked if step.asked is None else at.asked + step.asked,
-        ),
-        in_rows(torch.where(accepted, t1, t), proposed, code, attempted, at.accepted + accepted, *memory),
-        chosen(accepted, y1, at.ys),
-        chosen(accepted, k1, at.ks),
-    )
-    return after, Taken(accepted, t, t1, at.ys, found)
-
-
-def next_code(
-    form: Form,
-    fixed: Fixed,
-    at: Carry,
-    t1: Tensor,
-    proposed: Tensor,
-    accepted: Tensor,
-    ratio: Tensor,
-    attempted: Tensor,
-    solved: Tensor | None,
-) -> Tensor:
-    """How the rows stand after an attempt."""
-    running = at.code == RUNNING
-    finite = torch.isfinite(ratio)
-    tiny = ~(proposed >= smallest_step(at.t))
-    hopeless = running & ~accepted & (tiny if form.controller.adaptive else ~accepted)
-    code = torch.where(running & (attempted >= fixed.max_steps), MAX_STEPS, at.code)
-    why = torch.where(finite, STEP_TOO_SMALL, NONFINITE)
-    code = torch.where(hopeless, why if solved is None else torch.where(solved, why, NEWTON_FAILED), code)
-    return torch.where(accepted & (t1 >= fixed.end), SUCCESS, code)
 
 
 def smallest_step(t: Tensor) -> Tensor:

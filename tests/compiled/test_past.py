@@ -1,0 +1,217 @@
+"""Methods that carry more than a state and its slope in compiled loops: Adams and reversible ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import torchivp
+from compiled.pairs import ROWS, SWING, TIMES, Y0, Swing, assert_same, both, gradients, torch64
+from torchivp import Event
+from torchivp.gradients import Discrete, Interpolated
+from torchivp.methods import ExplicitAdams, ImplicitAdams, Reversible
+from torchivp.runners.compiled import backward, gradient, march, program
+
+pytestmark = pytest.mark.compiled
+
+UNEVEN = torch.tensor([0.0, 0.13, 0.4, 0.77, 1.1, 1.5, 1.55, 2.2, 3.0], dtype=torch64)
+CROSSING = Event(lambda t, y: y[..., 0])
+END = Event(lambda t, y: t - 2.5 + 0.01 * y[..., 0], terminal=True)
+ADAMS: dict[str, Any] = {
+    "explicit_adams": {"method": "explicit_adams", "dt": 0.1},
+    "implicit_adams": {"method": "implicit_adams", "dt": 0.1},
+}
+REVERSIBLE: dict[str, Any] = {
+    "reversible_heun": {"method": "reversible_heun"},
+    "alf": {"method": "alf"},
+    "Reversible": {"method": Reversible("bosh3")},
+}
+ALL = {**ADAMS, **REVERSIBLE}
+
+
+def of(methods: dict[str, Any]) -> Any:
+    return pytest.mark.parametrize("how", methods.values(), ids=methods)
+
+
+@pytest.fixture
+def f(monkeypatch: pytest.MonkeyPatch) -> Swing:
+    """A function whose loops Python goes through, turn by turn: the same programs, without the time to compile them."""
+
+    def while_loop(
+        goes_on: Callable[..., Tensor], turn: Callable[..., Sequence[Tensor]], now: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        while bool(goes_on(*now)):
+            now = turn(*now)
+        return tuple(now)
+
+    for module in (program, backward):
+        monkeypatch.setattr(module, "while_loop", while_loop)
+    for module in (march, gradient):
+        monkeypatch.setattr(module, "compiled", lambda program, *about, **how: program)
+    return Swing()
+
+
+def loss(f: Swing, runner: str, y0: Tensor, t: Tensor, **settings: Any) -> tuple[Tensor, Any]:
+    sol = torchivp.solve(f, y0, t, runner=runner, **settings)
+    values = sol.y.nan_to_num(0.0).flatten()
+    if settings.get("dense"):
+        values = torch.cat([values, sol(torch.linspace(0.1, 2.9, 7, dtype=torch64)).flatten()])
+    if sol.t_events is not None and not settings.get("batch_dims"):
+        values = torch.cat([values, *sol.t_events, *(y.flatten() for y in sol.y_events)])
+    return (values * torch.linspace(0.5, 1.5, len(values), dtype=torch64)).sum(), sol
+
+
+def assert_same_gradient(f: Swing, y0: Tensor, t: Tensor = UNEVEN, **settings: Any) -> None:
+    """The same loss, gradients, and evaluations in both directions."""
+    y0 = y0.clone().requires_grad_()
+    found, counts = [], []
+    for runner in ("eager", "compiled"):
+        value, sol = loss(f, runner, y0, t, **settings)
+        found.append([value.detach(), *gradients(lambda value=value: value, [y0, *f.parameters()])])  # type: ignore[misc]
+        counts.append((sol.stats.nfe, sol.stats.replayed))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-10)
+    assert counts[0] == counts[1]
+
+
+class TestWithoutCompiling:
+    @pytest.mark.parametrize("t", [UNEVEN, -UNEVEN], ids=["forwards", "backwards"])
+    @pytest.mark.parametrize(
+        "settings", [{}, {"jump_times": [0.7]}, {"save": "steps"}], ids=["inside", "jump", "steps"]
+    )
+    @of(ALL)
+    def test_outputs(self, f: Swing, how: dict[str, Any], settings: dict[str, Any], t: Tensor) -> None:
+        """At a jump a method starts afresh; what is inside of a step is that method's own interpolant."""
+        assert_same(*both(f, Y0, t, **how, **settings))
+
+    @of(ALL)
+    def test_dense_output_and_events(self, f: Swing, how: dict[str, Any]) -> None:
+        eager, compiled = both(f, Y0, (0.0, 3.0), dense=True, events=[CROSSING], **how)
+        assert_same(eager, compiled)
+        assert len(eager.t_events[0])
+        times = torch.linspace(0.0, 3.0, 40, dtype=torch64)
+        torch.testing.assert_close(compiled(times), eager(times), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(compiled.t_events[0], eager.t_events[0], rtol=1e-9, atol=1e-9)
+
+    @of(ALL)
+    def test_a_solve_that_goes_on(self, f: Swing, how: dict[str, Any]) -> None:
+        pair = both(f, Y0, (0.0, 1.0), **how)
+        assert_same(*(both(f, None, 2.0, start=sol, **how)[i] for i, sol in enumerate(pair)))
+
+    @of(ALL)
+    def test_many_calls_of_the_loop(self, f: Swing, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        """The second call finds the past as the first one left it."""
+        monkeypatch.setattr(march, "_FIRST", 2)
+        monkeypatch.setattr(march, "_LEAST", 3)
+        monkeypatch.setattr(march, "_SECONDS", 0.0)
+        assert_same(*both(f, Y0, (0.0, 3.0), save="steps", **how))
+        assert_same_gradient(f, Y0, **how)
+        assert_same_gradient(f, Y0, gradient=Discrete(every="sqrt"), **how)
+
+    @pytest.mark.parametrize(
+        ("method", "dt"),
+        [
+            (ExplicitAdams(1), 0.1),
+            (ExplicitAdams(2), 0.1),
+            (ExplicitAdams(7), 0.05),
+            (ExplicitAdams(12), 0.01),
+            (ImplicitAdams(2, corrections=1), 0.1),
+            (ImplicitAdams(9, corrections=3), 0.1),
+        ],
+        ids=repr,
+    )
+    def test_orders_of_adams(self, f: Swing, method: Any, dt: float) -> None:
+        """Also in so few steps that all are the starter's."""
+        assert_same(*both(f, Y0, UNEVEN * 0.9, method=method, dt=dt))
+        assert_same(*both(f, Y0, UNEVEN[:3], method=method, dt=dt * 4))
+        assert_same_gradient(f, Y0, UNEVEN[:4], method=method, dt=dt)
+
+    @pytest.mark.parametrize("base", ["rk4", "dop853", "tsit5"])
+    def test_reversible_forms(self, f: Swing, base: str) -> None:
+        """Of a base without the slope at the end, with two error estimates, and with an interpolant that is free."""
+        how = {"method": Reversible(base, lam=0.9), "dt": {"rk4": 0.2, "dop853": 0.5, "tsit5": None}[base]}
+        assert_same(*both(f, Y0, UNEVEN, **how))
+        assert_same_gradient(f, Y0, **how)
+
+    def test_of_a_reversible_method_that_fails_the_same_is_said(self, f: Swing) -> None:
+        def explodes(t: Tensor, y: Tensor) -> Tensor:
+            return y * y
+
+        for rows in (0, 1):
+            y0 = ROWS.abs() if rows else Y0
+            how = {"method": "reversible_heun", "throw": False, "batch_dims": rows}
+            assert_same(*both(explodes, y0, (0.0, 20.0), **how), tol=1e-5, nfe=False)
+
+    @pytest.mark.parametrize(
+        "settings",
+        [{}, {"dense": True}, {"events": [CROSSING]}, {"events": [END]}],
+        ids=["times", "dense", "event", "end"],
+    )
+    @of(REVERSIBLE)
+    def test_rows(self, f: Swing, how: dict[str, Any], settings: dict[str, Any]) -> None:
+        assert_same(*both(f, ROWS, UNEVEN, batch_dims=1, **how, **settings))
+
+    @pytest.mark.parametrize(
+        "settings",
+        [{}, {"dense": True}, {"jump_times": [0.7]}, {"save": "end"}, {"events": [CROSSING, END]}],
+        ids=["times", "dense", "jump", "end", "events"],
+    )
+    @of(ALL)
+    def test_the_gradient(self, f: Swing, how: dict[str, Any], settings: dict[str, Any]) -> None:
+        assert_same_gradient(f, Y0, **how, **settings)
+
+    @pytest.mark.parametrize("settings", [{}, {"jump_times": [0.7]}, {"events": [CROSSING, END]}], ids=str)
+    @of(REVERSIBLE)
+    def test_steps_taken_back(self, f: Swing, how: dict[str, Any], settings: dict[str, Any]) -> None:
+        assert_same_gradient(f, Y0, gradient="reversible", **how, **settings)
+
+    @pytest.mark.parametrize("gradient", [Discrete(every="sqrt"), Interpolated("tsit5", every="sqrt")], ids=repr)
+    @of(ALL)
+    def test_steps_taken_again(self, f: Swing, how: dict[str, Any], gradient: Any) -> None:
+        """Plain PyTorch takes them from what the loop wrote down: it has slopes and weights of its own."""
+        assert_same_gradient(f, Y0, gradient=gradient, **how)
+
+    @pytest.mark.parametrize(
+        "settings",
+        [{}, {"gradient": "reversible"}, {"gradient": "reversible", "events": [END]}, {"gradient": Discrete("sqrt")}],
+        ids=["discrete", "reversible", "event", "sqrt"],
+    )
+    @of(REVERSIBLE)
+    def test_the_gradient_of_rows(self, f: Swing, how: dict[str, Any], settings: dict[str, Any]) -> None:
+        assert_same_gradient(f, ROWS, batch_dims=1, **how, **settings)
+
+    def test_the_gradient_through_a_past_of_another_solve_is_refused(self, f: Swing) -> None:
+        y0 = Y0.clone().requires_grad_()
+        first = torchivp.solve(f, y0, (0.0, 1.0), runner="compiled", **ADAMS["explicit_adams"])
+        with pytest.raises(torchivp.GradientError, match="resumed"):
+            torchivp.solve(f, None, 2.0, start=first, runner="compiled", **ADAMS["explicit_adams"])
+
+
+def test_adams_in_a_compiled_loop() -> None:
+    assert_same(*both(SWING, Y0, UNEVEN, method="explicit_adams"))
+
+
+@pytest.mark.slow
+@of({**REVERSIBLE, **ADAMS})
+def test_compiled(how: dict[str, Any]) -> None:
+    """Values, then the gradient, then steps that plain PyTorch takes again or back."""
+    assert_same(*both(SWING, Y0, UNEVEN, jump_times=[0.7], **how))
+    assert_same_gradient(SWING, Y0, jump_times=[0.7], **how)
+    if how in REVERSIBLE.values():
+        assert_same_gradient(SWING, Y0, gradient="reversible", **how)
+
+
+@pytest.mark.slow
+@of({"reversible_heun": REVERSIBLE["reversible_heun"], "Reversible": REVERSIBLE["Reversible"]})
+def test_compiled_rows(how: dict[str, Any]) -> None:
+    assert_same(*both(SWING, ROWS, TIMES, batch_dims=1, **how))
+    assert_same_gradient(SWING, ROWS, batch_dims=1, **how)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", ["adjoint", "interpolated"])
+def test_continuous_adjoints(gradient: str) -> None:
+    assert_same_gradient(SWING, Y0, gradient=gradient, **ADAMS["explicit_adams"])

@@ -26,8 +26,8 @@ ADAMS: dict[str, Any] = {
     "implicit_adams": {"method": "implicit_adams", "dt": 0.1},
 }
 REVERSIBLE: dict[str, Any] = {
-    "reversible_heun": {"method": "reversible_heun"},
-    "alf": {"method": "alf"},
+    "reversible_heun": {"method": "reversible_heun", "rtol": 1e-2, "atol": 1e-3},
+    "alf": {"method": "alf", "rtol": 1e-2, "atol": 1e-3},
     "Reversible": {"method": Reversible("bosh3")},
 }
 ALL = {**ADAMS, **REVERSIBLE}
@@ -78,15 +78,17 @@ def assert_same_gradient(f: Swing, y0: Tensor, t: Tensor = UNEVEN, **settings: A
 
 
 class TestWithoutCompiling:
-    @pytest.mark.parametrize("t", [UNEVEN, -UNEVEN], ids=["forwards", "backwards"])
     @pytest.mark.parametrize(
-        "settings", [{}, {"jump_times": [0.7]}, {"save": "steps"}], ids=["inside", "jump", "steps"]
+        "settings",
+        [{}, {"jump_times": [-0.7], "t": -UNEVEN}, {"save": "steps"}],
+        ids=["inside", "jump", "steps"],
     )
     @of(ALL)
-    def test_outputs(self, f: Swing, how: dict[str, Any], settings: dict[str, Any], t: Tensor) -> None:
+    def test_outputs(self, f: Swing, how: dict[str, Any], settings: dict[str, Any]) -> None:
         """At a jump a method starts afresh; what is inside of a step is that method's own interpolant."""
-        assert_same(*both(f, Y0, t, **how, **settings))
+        assert_same(*both(f, Y0, **{"t": UNEVEN, **how, **settings}))
 
+    @pytest.mark.slow
     @of(ALL)
     def test_dense_output_and_events(self, f: Swing, how: dict[str, Any]) -> None:
         eager, compiled = both(f, Y0, (0.0, 3.0), dense=True, events=[CROSSING], **how)
@@ -101,6 +103,7 @@ class TestWithoutCompiling:
         pair = both(f, Y0, (0.0, 1.0), **how)
         assert_same(*(both(f, None, 2.0, start=sol, **how)[i] for i, sol in enumerate(pair)))
 
+    @pytest.mark.slow
     @of(ALL)
     def test_many_calls_of_the_loop(self, f: Swing, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         """The second call finds the past as the first one left it."""
@@ -111,6 +114,7 @@ class TestWithoutCompiling:
         assert_same_gradient(f, Y0, **how)
         assert_same_gradient(f, Y0, gradient=Discrete(every="sqrt"), **how)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("method", "dt"),
         [
@@ -129,6 +133,7 @@ class TestWithoutCompiling:
         assert_same(*both(f, Y0, UNEVEN[:3], method=method, dt=dt * 4))
         assert_same_gradient(f, Y0, UNEVEN[:4], method=method, dt=dt)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("base", ["rk4", "dop853", "tsit5"])
     def test_reversible_forms(self, f: Swing, base: str) -> None:
         """Of a base without the slope at the end, with two error estimates, and with an interpolant that is free."""
@@ -136,15 +141,13 @@ class TestWithoutCompiling:
         assert_same(*both(f, Y0, UNEVEN, **how))
         assert_same_gradient(f, Y0, **how)
 
-    def test_of_a_reversible_method_that_fails_the_same_is_said(self, f: Swing) -> None:
-        def explodes(t: Tensor, y: Tensor) -> Tensor:
-            return y * y
+    def test_of_a_failure_the_same_is_said(self, f: Swing) -> None:
+        how = {**REVERSIBLE["reversible_heun"], "max_steps": 12, "throw": False}
+        eager, compiled = both(f, Y0, (0.0, 20.0), **how)
+        assert_same(eager, compiled)
+        assert "max_steps" in str(eager.message)
 
-        for rows in (0, 1):
-            y0 = ROWS.abs() if rows else Y0
-            how = {"method": "reversible_heun", "throw": False, "batch_dims": rows}
-            assert_same(*both(explodes, y0, (0.0, 20.0), **how), tol=1e-5, nfe=False)
-
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "settings",
         [{}, {"dense": True}, {"events": [CROSSING]}, {"events": [END]}],
@@ -156,24 +159,32 @@ class TestWithoutCompiling:
 
     @pytest.mark.parametrize(
         "settings",
-        [{}, {"dense": True}, {"jump_times": [0.7]}, {"save": "end"}, {"events": [CROSSING, END]}],
+        [
+            {},
+            *(
+                pytest.param(x, marks=pytest.mark.slow)
+                for x in ({"dense": True}, {"jump_times": [0.7]}, {"save": "end"}, {"events": [CROSSING, END]})
+            ),
+        ],
         ids=["times", "dense", "jump", "end", "events"],
     )
     @of(ALL)
     def test_the_gradient(self, f: Swing, how: dict[str, Any], settings: dict[str, Any]) -> None:
         assert_same_gradient(f, Y0, **how, **settings)
 
-    @pytest.mark.parametrize("settings", [{}, {"jump_times": [0.7]}, {"events": [CROSSING, END]}], ids=str)
+    @pytest.mark.parametrize("settings", [{}, {"jump_times": [0.7], "events": [CROSSING, END]}], ids=str)
     @of(REVERSIBLE)
     def test_steps_taken_back(self, f: Swing, how: dict[str, Any], settings: dict[str, Any]) -> None:
         assert_same_gradient(f, Y0, gradient="reversible", **how, **settings)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("gradient", [Discrete(every="sqrt"), Interpolated("tsit5", every="sqrt")], ids=repr)
     @of(ALL)
     def test_steps_taken_again(self, f: Swing, how: dict[str, Any], gradient: Any) -> None:
         """Plain PyTorch takes them from what the loop wrote down: it has slopes and weights of its own."""
         assert_same_gradient(f, Y0, gradient=gradient, **how)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "settings",
         [{}, {"gradient": "reversible"}, {"gradient": "reversible", "events": [END]}, {"gradient": Discrete("sqrt")}],

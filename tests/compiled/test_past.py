@@ -14,6 +14,7 @@ from compiled.pairs import ROWS, SWING, TIMES, Y0, Swing, assert_same, both, gra
 from torchivp import Event
 from torchivp.gradients import Discrete, Interpolated
 from torchivp.methods import ExplicitAdams, ImplicitAdams, Reversible
+from torchivp.runners import cuda_graph
 from torchivp.runners.compiled import backward, gradient, march, program
 
 pytestmark = pytest.mark.compiled
@@ -87,6 +88,33 @@ class TestWithoutCompiling:
     def test_outputs(self, f: Swing, how: dict[str, Any], settings: dict[str, Any]) -> None:
         """At a jump a method starts afresh; what is inside of a step is that method's own interpolant."""
         assert_same(*both(f, Y0, **{"t": UNEVEN, **how, **settings}))
+
+    @of(ALL)
+    def test_a_state_in_columns(self, f: Swing, how: dict[str, Any]) -> None:
+        def lorenz(t: Tensor, y: Tensor) -> Tensor:
+            a, b, c = y.unbind(-1)
+            return torch.stack((10 * (b - a), a * (28 - c) - b, a * b - 8 / 3 * c), -1)
+
+        y0 = torch.tensor([1.0, 1.0, 20.0], dtype=torch64)
+        how = {**how, "dt": 0.02} if "dt" in how else how
+        assert_same(*both(lorenz, y0, UNEVEN[:4], **how))
+
+    @of(REVERSIBLE)
+    def test_attempts_of_a_cuda_graph(self, f: Swing, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cuda_graph, "_KIND", cuda_graph.kind_of(4, captured=False))
+        monkeypatch.setattr(cuda_graph, "on_a_gpu", lambda problem: None)
+        with torch.no_grad():
+            eager, graph = (torchivp.solve(f, Y0, UNEVEN, runner=r, **how) for r in ("eager", "cuda_graph"))
+        assert_same(eager, graph)
+
+    @pytest.mark.parametrize("options", [{}, {"step_size": 0.1}], ids=str)
+    def test_the_drop_in(self, f: Swing, options: dict[str, Any]) -> None:
+        with torch.no_grad():
+            eager, compiled = (
+                torchivp.odeint(f, Y0, UNEVEN, method="explicit_adams", options={"runner": runner, **options})
+                for runner in ("eager", "compiled")
+            )
+        torch.testing.assert_close(compiled, eager, rtol=1e-10, atol=1e-10)
 
     @pytest.mark.slow
     @of(ALL)

@@ -41,8 +41,11 @@ def lines_known(at: Carry, form: Form) -> int:
 
 def history_at(form: Form, leaves: Leaves, at: Carry, t: Any) -> History:
     """What the next step starts from, the slope at its start included."""
-    (slope,), lines = rows_of(leaves, [k.unsqueeze(0) for k in at.ks], at.past, 0)
-    return ((t, slope), *lines_of(form, t, lines, at.past[-1:]))
+    slope = leaves.rows(at.ks).reshape(1, -1)
+    if not at.past:
+        return ((t, slope),)
+    lines = leaves.rows(at.past[: len(at.ks)], 1)
+    return ((t, slope), *lines_of(form, t, lines.reshape(form.past, 1, -1), at.past[-1:]))
 
 
 def handed_on(loop: Loop, part: Part, ends: Sequence[Any]) -> list[tuple[History, bool]]:
@@ -53,16 +56,17 @@ def handed_on(loop: Loop, part: Part, ends: Sequence[Any]) -> list[tuple[History
     """
     form, n = loop.form, len(ends)
     record: Record = part.record.first(n)
+    end = part.end
     slopes, lines = (
         torch.cat([rows[1:], last]) if len(rows) else rows
         for rows, last in zip(
-            rows_of(loop.leaves, [k[:, 0] for k in record.ks], record.past, 1),
-            rows_of(loop.leaves, [k.unsqueeze(0) for k in part.end.ks], [x.unsqueeze(0) for x in part.end.past], 1),
+            rows_of(loop.leaves, [k[:, 0] for k in record.ks], record.past),
+            rows_of(loop.leaves, [k.unsqueeze(0) for k in end.ks], [x.unsqueeze(0) for x in end.past]),
         )
     )
     if form.opening is None:
         return [(((t, slope), *lines_of(form, t, some, ())), False) for t, slope, some in zip(ends, slopes, lines)]
-    times = torch.cat([record.past[-1], part.end.past[-1].unsqueeze(0)])
+    times = torch.cat([record.past[-1], end.past[-1].unsqueeze(0)])
     opens = ~torch.isfinite(times).all(1)
     return [
         (((t, slope),) * bool(opened) + lines_of(form, t, some, (then,)), bool(opened))
@@ -77,11 +81,11 @@ def lines_of(form: Form, t: Any, lines: Tensor, times: Sequence[Tensor]) -> Hist
     return tuple((s, line) for s, line in zip(times[0].tolist(), lines) if math.isfinite(s))
 
 
-def rows_of(leaves: Leaves, ks: Sequence[Tensor], past: Sequence[Tensor], lead: int) -> tuple[Tensor, Tensor]:
-    """Slopes ``[n, 1, B * D]`` and lines ``[*n, M, 1, B * D]`` in rows."""
+def rows_of(leaves: Leaves, ks: Sequence[Tensor], past: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Slopes ``[n, 1, B * D]`` and lines ``[n, M, 1, B * D]`` of ``n`` steps, in rows."""
     slopes = leaves.rows(ks, 1)
     slopes = slopes.reshape(len(slopes), 1, -1)
     if not past:
-        return slopes, slopes.new_zeros(*slopes.shape[:lead], 0, 1, slopes.shape[-1])
-    lines = leaves.rows(past[: len(ks)], lead + 1)
-    return slopes, lines.reshape(*lines.shape[: lead + 1], 1, -1)
+        return slopes, slopes.new_zeros(len(slopes), 0, 1, slopes.shape[-1])
+    lines = leaves.rows(past[: len(ks)], 2)
+    return slopes, lines.reshape(*lines.shape[:2], 1, -1)

@@ -244,6 +244,13 @@ def test_compiled(how: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("steps", [3, 2200])
+def test_loops_that_make_no_turn(steps: int) -> None:
+    """Few steps are all those of the opening; a second call has none of them."""
+    assert_same_gradient(SWING, Y0, TIMES[[0, -1]], method="explicit_adams", dt=3.0 / steps, save="steps")
+
+
+@pytest.mark.slow
 @of({"reversible_heun": REVERSIBLE["reversible_heun"], "Reversible": REVERSIBLE["Reversible"]})
 def test_compiled_rows(how: dict[str, Any]) -> None:
     assert_same(*both(SWING, ROWS, TIMES, batch_dims=1, **how))

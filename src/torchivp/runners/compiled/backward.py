@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
 from .diagonal import Behind
-from .program import Record, known, opened
+from .program import Record, kept, known, opened
 from .pure import Pure
 from .step import Fixed, Form, State, next_slope, slopes, stage_count, wide
 
@@ -80,8 +80,10 @@ def make_backward(form: Form, pure: Pure, wanted: tuple[int, ...], from_slope: b
 
         now: Sequence[Tensor] = (way[0].clone(), *(x.clone() for part in behind for x in part))
         if form.opening is not None:
-            now = while_loop(settled, turn(form), tuple(now))
-        before = put_together(while_loop(more, turn(opened(form)), tuple(now))[1:])
+            now = kept(more, turn(opened(form)), kept(settled, turn(form), tuple(now)))
+        else:
+            now = while_loop(more, turn(form), tuple(now))
+        before = put_together(now[1:])
         return through_slope(form, pure, wanted, before, way[1] != 0, record, fixed, held) if from_slope else before
 
     return backward

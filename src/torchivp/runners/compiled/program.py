@@ -101,10 +101,19 @@ def make_program(form: Form, pure: Pure) -> Program:
 
         now: Sequence[Tensor] = (start.totals, start.rows, *start.ys, *start.ks, *start.past)
         if form.opening is not None:
-            now = while_loop(opens, turn(opened(form)), tuple(now))
+            now = kept(opens, turn(opened(form)), tuple(now))
         return put_together(while_loop(goes_on, turn(form), tuple(now)), leaves)
 
     return program
+
+
+def kept(
+    goes_on: Callable[..., Tensor], turn: Callable[..., tuple[Tensor, ...]], start: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """A loop whose result is computed with, also if it makes no turn: it then returns its inputs, whose memory inductor takes for
+    free by then, unless somebody needs them."""
+    turns = goes_on(*start)
+    return tuple(torch.where(turns, new, old) for new, old in zip(while_loop(goes_on, turn, start), start))
 
 
 def opened(form: Form) -> Form:

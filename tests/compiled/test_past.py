@@ -200,7 +200,9 @@ class TestWithoutCompiling:
     def test_the_gradient(self, f: Swing, how: dict[str, Any], settings: dict[str, Any]) -> None:
         assert_same_gradient(f, Y0, **how, **settings)
 
-    @pytest.mark.parametrize("settings", [{}, {"jump_times": [0.7], "events": [CROSSING, END]}], ids=str)
+    @pytest.mark.parametrize(
+        "settings", [{}, {"jump_times": [0.7], "events": [CROSSING, END]}], ids=["times", "jump and events"]
+    )
     @of(REVERSIBLE)
     def test_steps_taken_back(self, f: Swing, how: dict[str, Any], settings: dict[str, Any]) -> None:
         assert_same_gradient(f, Y0, gradient="reversible", **how, **settings)

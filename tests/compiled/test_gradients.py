@@ -107,6 +107,14 @@ def test_a_stored_solution_is_looked_up() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["adjoint", "interpolated"])
+def test_implicit_solves_backwards_leave_the_parameters_out_of_their_systems(how: str) -> None:
+    settings = {"method": "trapezoid", "gradient": how}
+    for eager, compiled in zip(*(gradient(runner, Y0, **settings) for runner in ("eager", "compiled"))):
+        torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [{"dense": True}, {"events": [EVENT]}, {"events": [EVENT, END], "save": "steps"}],

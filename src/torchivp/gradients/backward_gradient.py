@@ -201,7 +201,10 @@ class Backward(BackwardPass):
         problem, user_times = self.problem, self.inputs.times
         outputs = Outputs(self.times, states, cotangents)
         system = self.how.system(linear, problem.y0.detach(), self.kept)
-        if self.plan.steps_back is not None:
+        method, _ = self.how.pieces(self.plan)
+        if (
+            self.plan.steps_back is not None and not method.uses_jacobian
+        ):  # of rows with all parameters in them it is huge
             system = system.in_one(self.plan.steps_back) or system
         back = solve_back(system, outputs, self.how.tolerance_for(problem), self._plan)
         at_times = None

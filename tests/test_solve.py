@@ -485,6 +485,11 @@ def test_an_empty_batch() -> None:
         sol.y.sum().backward()
 
 
+def test_an_empty_batch_by_an_implicit_method() -> None:
+    for method in ("trbdf2", "rodas5p"):
+        assert solve(lambda t, y: -y, torch.ones(0, 3), torch.linspace(0, 1, 4), method=method).y.shape == (4, 0, 3)
+
+
 def test_a_large_slope_at_a_late_time_still_moves() -> None:
     """Hairer's first step is below the precision of the time there."""
     sol = solve(lambda t, y: 1e25 * torch.ones_like(y), torch.ones(1, dtype=torch.float64), (1.0, 2.0), save="steps")

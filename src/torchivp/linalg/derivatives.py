@@ -178,6 +178,8 @@ class Recorded(Point):
             except RuntimeError:  # an operation in f that does not go with vmap
                 counts.batched = False
         found = [torch.autograd.grad(value, inputs, c, **more) for c in cotangents.unbind(0)]
+        if not found:  # a state without numbers
+            return (None,) * len(inputs)
         return tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*found))
 
 

@@ -63,6 +63,7 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         is not None
         and (routines("float64") is None or problem.layout.device.type != "cpu" or name == "cuda_graph"),
         "a complex state": problem.layout.dtype.is_complex,
+        "a state without numbers": not problem.layout.size,
         "on_step": plan.on_step is not None,
         "callbacks": plan.watch is not None,
         "max_num_steps, which counts between outputs": plan.max_steps_per_output

@@ -36,6 +36,30 @@ def test_a_step_goes_on_as_eagerly() -> None:
 
 
 @pytest.mark.slow
+def test_fixed_steps_fail_with_the_same_words() -> None:
+    for y0, times in ((ROWS[0], [0.0, 0.1, 6.0, 9.0]), (ROWS[0] * torch.nan, [0.0, 1.0, 2.0, 3.0])):
+        settings = {"method": "implicit_midpoint", "controller": torchivp.FixedSteps(times=times), "throw": False}
+        eager, compiled = both(SWING, y0, (0.0, times[-1]), **settings)
+        assert (compiled.status, compiled.message) == (eager.status, eager.message)
+
+
+@pytest.mark.slow
+def test_newtons_own_method_is_counted() -> None:
+    settings: dict[str, Any] = {
+        "method": "implicit_midpoint",
+        "controller": torchivp.FixedSteps(times=[0, 0.1, 0.5, 3]),
+    }
+    eager, compiled = both(SWING, ROWS[0], (0.0, 3.0), **settings)
+    assert eager.stats.njev > eager.stats.attempted
+    assert compiled.stats.nfe == eager.stats.nfe
+
+
+@pytest.mark.slow
+def test_the_attempt_that_is_made_again_for_a_message_does_not_count() -> None:
+    assert_same(*both(SWING, ROWS[0], TIMES, method="sdirk2", dense=True, max_steps=4, throw=False))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["kvaerno5", "trbdf2", "kencarp3"])
 def test_robertson_is_solved_the_same_and_has_the_same_gradient(method: str) -> None:
     how: dict[str, Any] = {"method": method, "save": "end", "rtol": 1e-6, "atol": 1e-10}

@@ -202,9 +202,7 @@ class Backward(BackwardPass):
         outputs = Outputs(self.times, states, cotangents)
         system = self.how.system(linear, problem.y0.detach(), self.kept)
         method, _ = self.how.pieces(self.plan)
-        if (
-            self.plan.steps_back is not None and not method.uses_jacobian
-        ):  # of rows with all parameters in them it is huge
+        if self.plan.steps_back is not None and not method.uses_jacobian:  # whose matrix would grow with the parameters
             system = system.in_one(self.plan.steps_back) or system
         back = solve_back(system, outputs, self.how.tolerance_for(problem), self._plan)
         at_times = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,6 +63,16 @@ def count(field: Field, evaluations: int) -> None:
     counts = getattr(field.f, "count_more", None)
     if counts is not None:
         counts(evaluations)
+
+
+@contextmanager
+def not_counted(field: Field, jacobians: bool = True) -> Iterator[None]:
+    """What is done meanwhile has been counted before (``jacobians``: these, too)."""
+    counts, evaluations = field.counts, field.evaluations
+    before = counts.jacobians, counts.factorisations
+    yield
+    field.evaluations, counts.factorisations = evaluations, before[1]
+    counts.jacobians = before[0] if jacobians else counts.jacobians
 
 
 def count_systems(field: Field, form: Form, attempts: int, steps: int) -> None:

@@ -232,7 +232,7 @@ def diagonal_stages(
     found = iterated(course, started(course, k), lambda stage, z: solve, stops=insists)
     if insists:  # Newton's own method, with the matrix at each iterate
         again = started(course, found.k, found.numbers)
-        more = iterated(course, again, course.solver_at)
+        more = iterated(course, again, course.solver_at, costs=2)
         stuck = found.numbers[3] > 0  # the memory of a loop that makes no turn may hold something else by now
         found = Iteration(*(torch.where(stuck, x, old) for x, old in zip(more, again)))
     all_slopes: list[State] = [leaves_of(x, ys) for x in found.k.unbind(0)]
@@ -284,12 +284,14 @@ def iterated(
     start: Iteration,
     solver_at: Callable[[Tensor, Tensor], Solve],
     stops: bool = False,
+    costs: int = 1,
 ) -> Iteration:
     """The slopes of all stages.
 
     Args:
         solver_at: of stage and iterate; what it returns turns a residual into an increment.
         stops: at the first stage whose root is not found.
+        costs: evaluations of ``f`` in plain PyTorch for an iteration, those for its matrix included.
     """
     stages = len(start.k)
 
@@ -321,7 +323,7 @@ def iterated(
             torch.where(settled & lost, 1.0, missed),
         ])  # fmt: skip
         return (
-            torch.stack([following, torch.where(settled, 0, turn + 1), asked + 1, stuck.to(torch.int64)]),
+            torch.stack([following, torch.where(settled, 0, turn + 1), asked + costs, stuck.to(torch.int64)]),
             after,
             torch.where(settled, course.known(course.guess, ahead, k), x),
             k,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...autocast import without_autocast
 from ...collectives import without_collectives
+from ...controllers import PID
 from ...methods.base import Step
 from ...per_sample.events import RowDetector
 from ...per_sample.loop import CODES, RUNNING, RowsState, RowsTaken, begin, start
@@ -24,13 +25,13 @@ from ...span import RowSpan, spread
 from ...trajectory import Start, Tape
 from ..eager import UNKNOWN, KnownSlope, Run
 from ..rows import caught, finished, first_outputs, keep
-from .counting import count, count_systems, evaluations, looked_into, slope_at_end
+from .counting import count, count_systems, evaluations, looked_into, not_counted, slope_at_end
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, loop_for, refuse_lost_gradient, written
 from .outputs import Found, ends_of, values_at
 from .past import carries, handed_on, history_at
 from .setup import carry_of, check, fixed_of, goes_back, slopes_for, weights_of
-from .step import ALL, SUCCESS, Carry
+from .step import ALL, MAX_STEPS, NONFINITE, SUCCESS, Carry
 
 TAKEN = [CODES.index(s) for s in (Status.SUCCESS, Status.EVENT, Status.MAX_STEPS)]
 
@@ -196,12 +197,14 @@ def blame(problem: RowsProblem, plan: Plan, state: CompiledState) -> None:
     rows = failures[state.code]
     if not bool(rows.any()):
         return
-    span = plan.limits.cut(state.t, torch.where(rows, state.dt, 0.0))
-    before = problem.field.evaluations
-    history = state.history or ((state.t, problem.field.start_slope(span, state.y)),)
-    step = plan.method.step(problem.field, span, state.y, history)
-    problem.field.evaluations = before
-    state.note_failure(rows, state.dt, step)
+    size = state.dt
+    if isinstance(plan.controller, PID):
+        size = torch.where(state.code == NONFINITE, size / plan.controller.min_factor, size)  # as in single.tried_again
+    span = plan.limits.cut(state.t, torch.where(rows, size, 0.0))
+    with not_counted(problem.field, jacobians=bool((state.code[rows] == MAX_STEPS).all())):
+        history = state.history or ((state.t, problem.field.start_slope(span, state.y)),)
+        step = plan.method.step(problem.field, span, state.y, history)
+    state.note_failure(rows, state.dt if plan.controller.adaptive else span.dt, step)
 
 
 class AtOnce:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...autocast import without_autocast
 from ...collectives import without_collectives
+from ...controllers import PID
 from ...interpolation import StepPolynomials, of_steps
 from ...loop import LoopState, TakenStep, smallest_step, start
 from ...methods.base import History, Step
@@ -25,7 +26,7 @@ from ...solution import Status
 from ...span import OneSpan
 from ...trajectory import Piece, Start, Tape, TapeEntry
 from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_started, watch_for_events
-from .counting import count, count_systems, evaluations, looked_into, slope_at_end
+from .counting import count, count_systems, evaluations, looked_into, not_counted, slope_at_end
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, written
 from .out_of_steps import why_out_of_steps
@@ -184,18 +185,23 @@ def read_back(problem: Problem, plan: Plan, loop: Loop, state: LoopState, at: Ca
         state.history, state.ready = slopes, not loop.form.hands_on
     if status is Status.MAX_STEPS:
         status = why_out_of_steps(problem, plan, state)
+    if failed and not plan.controller.adaptive:
+        state.dt = plan.limits.cut(t, dt).dt
+        status = status if state.accepted or bool(torch.isfinite(state.y).all()) else Status.NONFINITE_STATE
     if failed:
-        state.fail(status, tried_again(problem, plan, state, slopes))
+        state.fail(status, tried_again(problem, plan, state, slopes, status))
     elif state.t >= plan.limits.end:
         state.status = Status.SUCCESS
 
 
-def tried_again(problem: Problem, plan: Plan, state: LoopState, history: History) -> Step:
+def tried_again(problem: Problem, plan: Plan, state: LoopState, history: History, status: Status) -> Step:
     """The attempt a solve failed at, for its message."""
-    counted = problem.field.evaluations
-    step = plan.method.step(problem.field, plan.limits.cut(state.t, state.dt), state.y, history)
-    problem.field.evaluations = counted
-    return step
+    size = state.dt
+    if status is Status.NONFINITE_SLOPE and isinstance(plan.controller, PID):
+        size /= plan.controller.min_factor  # that of the attempt, which a shorter one may not show
+    out_of_steps = status in (Status.MAX_STEPS, Status.STIFF)  # else this one had a Jacobian, and was none of the steps
+    with not_counted(problem.field, jacobians=out_of_steps):
+        return plan.method.step(problem.field, plan.limits.cut(state.t, size), state.y, history)
 
 
 class AtOnce:

@@ -27,7 +27,7 @@ ONE_THREAD := PYTHONHASHSEED=0 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_
 
 # The tests that `make test` runs a second time, with all types and shapes checked as they come; `make check` does so with all.
 TYPECHECKED := tests/test_public_api.py tests/test_dense.py tests/test_saving.py tests/per_sample/test_rows.py \
-	tests/methods/test_rosenbrock.py tests/linalg tests/gradients/test_adjoint.py
+	tests/linalg tests/gradients/test_adjoint.py
 
 .PHONY: demo test check wheel-check bench docs lint format install clean
 .DELETE_ON_ERROR:

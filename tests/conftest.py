@@ -98,6 +98,7 @@ SLOW = (
     "test_a_singularity[kencarp",
     "test_order.py::test_implicit_runge_kutta[",
     "test_example_scripts.py::test_small_scripts[kepler",
+    "test_geometric.py::test_compiled",
 )
 
 # Methods whose family has a quicker or more general member in the suite. What holds of every method is tested of them in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torchivp import NotCompiledWarning, Status
 from torchivp.nn import ODEBlock
 from torchivp.runners import auto
 from torchivp.runners.compiled import march
+from torchivp.runners.compiled.compile import without_remarks
 
 pytestmark = pytest.mark.compiled
 RATE = torch.tensor(0.5, dtype=torch64)
@@ -174,3 +176,10 @@ def test_odeint() -> None:
     before = len(torchivp.compilations())
     torchivp.odeint_adjoint(SWING, Y0, TIMES, method="bosh3", rtol=1e-5, options={"runner": "compiled"})
     assert len(torchivp.compilations()) == before
+
+
+def test_remarks_of_the_compiler_are_kept_from_the_user() -> None:
+    logger = logging.getLogger("torch._inductor.ir")
+    with without_remarks():
+        assert not logger.isEnabledFor(logging.WARNING)
+    assert logger.isEnabledFor(logging.WARNING)

@@ -37,6 +37,7 @@ def test_pivots_are_looked_for() -> None:
     assert torch.equal(inverse(matrix) @ matrix, torch.eye(3, dtype=torch64))
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_robertson_is_solved_the_same_and_has_the_same_gradient() -> None:
     how: dict[str, Any] = {"method": "rodas5p", "save": "end", "rtol": 1e-6, "atol": 1e-10}
@@ -60,6 +61,7 @@ def test_the_same_as_eager(settings: dict[str, Any], times: Tensor) -> None:
     assert_same(*both(SWING, y0, times, method="rosenbrock23", **settings), nfe=False)
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_an_explicit_solve_that_runs_out_of_steps_is_called_stiff() -> None:
     how: dict[str, Any] = {"save": "end", "rtol": 1e-6, "atol": 1e-8, "max_steps": 3000, "throw": False}

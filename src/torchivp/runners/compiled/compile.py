@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -107,7 +108,7 @@ class Backend:
         self.here = threading.local()  # a call of another thread is not the last one of this
 
     def __call__(self, graph: torch.fx.GraphModule, example: list[Any]) -> Any:
-        with announced(self.what), warnings.catch_warnings():
+        with announced(self.what), without_remarks(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own
             from torch._inductor.compile_fx import compile_fx
             from torch._inductor.decomposition import select_decomp_table
@@ -210,6 +211,18 @@ def keep_saved_buffers() -> None:
 
     config.donated_buffer = False
     callback_handler.register_end_callback(put_back)
+
+
+@contextmanager
+def without_remarks() -> Iterator[None]:
+    """Inductor logs which operators it calls in a roundabout way; there is nothing that a user could do about them."""
+    logger = logging.getLogger("torch._inductor.ir")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

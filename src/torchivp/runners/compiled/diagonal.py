@@ -19,8 +19,10 @@ from ...methods.diagonal_rk import DiagonalRungeKutta, extrapolation
 from ...methods.tableau import DenseOutput, Row, Tableau, hermite
 from ...span import _SLACK
 from .derivatives import flat, leaves_of
+from .explicit import looked_inside, moved
+from .program import kept
 from .pure import Pure
-from .step import Fixed, Form, Part, Stages, State, extra_stages, over_tolerance, slope_at_end, slopes, weighted, wide
+from .step import Fixed, Form, Part, Stages, State, over_tolerance, slope_at_end, slopes, weighted
 from .systems import BandMatrix, DenseMatrix, Solve, linearised
 
 
@@ -231,10 +233,7 @@ def diagonal_stages(
     insists = form.tableau.b_err is None and not form.by_rows  # nobody will make the step shorter
     found = iterated(course, started(course, k), lambda stage, z: solve, stops=insists)
     if insists:  # Newton's own method, with the matrix at each iterate
-        again = started(course, found.k, found.numbers)
-        more = iterated(course, again, course.solver_at, costs=2)
-        stuck = found.numbers[3] > 0  # the memory of a loop that makes no turn may hold something else by now
-        found = Iteration(*(torch.where(stuck, x, old) for x, old in zip(more, again)))
+        found = iterated(course, started(course, found.k, found.numbers), course.solver_at, costs=2, may_rest=True)
     all_slopes: list[State] = [leaves_of(x, ys) for x in found.k.unbind(0)]
     end, extra = tail(form, pure, fixed, held, t1, h, ys, all_slopes)
     error = None
@@ -249,14 +248,8 @@ def tail(
 ) -> tuple[State, list[State]]:
     """The end of a step with these slopes, and those that only its interpolant needs."""
 
-    def after(weights: Row, known: list[State]) -> tuple[Tensor, ...]:
-        moved = (y + wide(h, y) * weighted(weights, [k[i] for k in known]) for i, y in enumerate(ys))
-        return tuple(torch.where(wide(h, y) == 0, y, y1) for y, y1 in zip(ys, moved))
-
-    end, known = after(form.tableau.b, found), list(found)
-    for c, weights in zip(*extra_stages(form)):
-        known.append(slopes(form, pure, fixed, held, t1 + (c - 1) * h, after(weights, known)))
-    return end, known[len(found) :]
+    end = moved(h, ys, form.tableau.b, found, rests=True)
+    return end, looked_inside(form, pure, fixed, held, t1, h, ys, found, rests=True)[len(found) :]
 
 
 def row(table: Tensor, i: Tensor) -> Tensor:
@@ -285,6 +278,7 @@ def iterated(
     solver_at: Callable[[Tensor, Tensor], Solve],
     stops: bool = False,
     costs: int = 1,
+    may_rest: bool = False,
 ) -> Iteration:
     """The slopes of all stages.
 
@@ -292,6 +286,7 @@ def iterated(
         solver_at: of stage and iterate; what it returns turns a residual into an increment.
         stops: at the first stage whose root is not found.
         costs: evaluations of ``f`` in plain PyTorch for an iteration, those for its matrix included.
+        may_rest: there may be nothing to do.
     """
     stages = len(start.k)
 
@@ -314,10 +309,10 @@ def iterated(
         k = torch.where(settled & (numbers == stage) & members.unsqueeze(-1), x, at.k)
         following = torch.where(settled, course.after(stage), stage)
         ahead = following.clamp(max=stages - 1)
-        kept = torch.where((found > 0) & torch.isfinite(rows[1]), rows[1], 1.0)
+        remaining = torch.where((found > 0) & torch.isfinite(rows[1]), rows[1], 1.0)
         after = torch.stack([
             torch.where(settled, torch.inf, rows[0]),
-            torch.where(settled & members, kept, rows[1]),
+            torch.where(settled & members, remaining, rows[1]),
             torch.where(settled, 0.0, found),
             torch.where(settled, course.rows_at(ahead), running).to(torch.float64),
             torch.where(settled & lost, 1.0, missed),
@@ -329,7 +324,7 @@ def iterated(
             k,
         )
 
-    return Iteration(*while_loop(more, once, tuple(start)))
+    return Iteration(*(kept if may_rest else while_loop)(more, once, tuple(start)))
 
 
 def judged(course: Course, at: Iteration, z: Tensor, dx: Tensor) -> tuple[Tensor, Tensor, Tensor]:

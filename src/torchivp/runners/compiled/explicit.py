@@ -32,18 +32,36 @@ def explicit_stages(
     tableau = form.tableau
     found: list[State] = [ks]
 
-    def after(weights: Sequence[Number]) -> tuple[Tensor, ...]:
-        return tuple(advanced(h, y, weighted(weights, [k[i] for k in found]), rests) for i, y in enumerate(ys))
-
     y1: State = ys
     for c, row in zip(tableau.c[1:], tableau.a[1:]):
-        y1 = after(row)
+        y1 = moved(h, ys, row, found, rests)
         found.append(slopes(form, pure, fixed, held, t1 + float(c - 1) * h, y1))
     if not tableau.fsal:
-        y1 = after(tableau.b)
+        y1 = moved(h, ys, tableau.b, found, rests)
+    return Stages(looked_inside(form, pure, fixed, held, t1, h, ys, found, rests), y1)
+
+
+def looked_inside(
+    form: Form,
+    pure: Pure,
+    fixed: Fixed,
+    held: State,
+    t1: Tensor,
+    h: Tensor,
+    ys: State,
+    found: list[State],
+    rests: bool,
+) -> list[State]:
+    """The slopes of a step, with those that only its interpolant needs."""
+    known = list(found)
     for c, row in zip(*extra_stages(form)):
-        found.append(slopes(form, pure, fixed, held, t1 + (c - 1) * h, after(row)))
-    return Stages(found, y1)
+        known.append(slopes(form, pure, fixed, held, t1 + (c - 1) * h, moved(h, ys, row, known, rests)))
+    return known
+
+
+def moved(h: Tensor, ys: State, weights: Sequence[Number], found: Sequence[State], rests: bool) -> tuple[Tensor, ...]:
+    """The state after the weighted sum of these slopes."""
+    return tuple(advanced(h, y, weighted(weights, [k[i] for k in found]), rests) for i, y in enumerate(ys))
 
 
 def advanced(h: Tensor, y: Tensor, slope: Tensor, rests: bool) -> Tensor:

@@ -13,6 +13,7 @@ from ...plan import Plan
 from ...problem import Problem
 from ...solution import Status
 from ...stiffness import Watched
+from .counting import not_counted
 
 _STEPS = 24
 
@@ -29,10 +30,10 @@ def why_out_of_steps(problem: Problem, plan: Plan, state: LoopState) -> Status:
     twins = Twins.of(plan.method) if plan.watch_stiffness and plan.controller.adaptive else None
     if twins is None:
         return Status.MAX_STEPS
-    counted, watched = problem.field.evaluations, AtOnce(plan.method, twins)
+    watched = AtOnce(plan.method, twins)
     going_on = replace(state, status=Status.RUNNING, steering=watched, budget_from=state.attempted)
-    for _ in islice(march(problem, plan, going_on), _STEPS):
-        if watched.stiff:
-            break
-    problem.field.evaluations = counted
+    with not_counted(problem.field):
+        for _ in islice(march(problem, plan, going_on), _STEPS):
+            if watched.stiff:
+                break
     return Status.STIFF if watched.stiff else Status.MAX_STEPS

@@ -287,11 +287,11 @@ class Retaken(TakenStep):
     def look_inside(self) -> Step:
         if not self.looked_into:
             field, known = self.problem.field, self.history
-            counted = field.evaluations
-            if not self.ready:
-                known = ((self.span.t, field.start_slope(self.span, self.y0)), *known)
-            self.step = self.method.step(field, self.span, self.y0, known)._replace(y1=self.step.y1)
-            field.evaluations, self.looked_into = counted, True
+            with not_counted(field):
+                if not self.ready:
+                    known = ((self.span.t, field.start_slope(self.span, self.y0)), *known)
+                self.step = self.method.step(field, self.span, self.y0, known)._replace(y1=self.step.y1)
+            self.looked_into = True
         return self.step
 
 

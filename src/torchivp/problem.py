@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import lt
 from typing import Any
 
 import numpy as np
@@ -195,15 +197,14 @@ def _short(x: object) -> str:
 
 
 def check_monotone(t: Sequence[float], direction: int) -> None:
-    times = np.asarray(t)
-    wrong = np.flatnonzero(~(times[:-1] < times[1:]))
-    if len(wrong) and not (len(times) == 2 and times[0] == times[1]):
-        i = wrong[0]
+    increasing = all(map(lt, t, t[1:]))
+    if not increasing and not (len(t) == 2 and t[0] == t[1]):
+        i = next(i for i in range(len(t)) if not t[i] < t[i + 1])
         raise InputError(
-            f"t must be strictly increasing or strictly decreasing, but t[{i}]={direction * times[i]:g} is followed by "
-            f"t[{i + 1}]={direction * times[i + 1]:g}. Sort the times and drop duplicates: `t = torch.unique(t)`."
+            f"t must be strictly increasing or strictly decreasing, but t[{i}]={direction * t[i]:g} is followed by "
+            f"t[{i + 1}]={direction * t[i + 1]:g}. Sort the times and drop duplicates: `t = torch.unique(t)`."
         )
-    if not np.isfinite(times).all():
+    if not all(map(math.isfinite, t)):
         raise InputError("t holds nan or inf. Give finite times; to integrate until something happens, use `events`.")
 
 
@@ -215,7 +216,7 @@ def make_tolerance(rtol: PyTree, atol: PyTree, layout: Layout, norm: Norm = rms_
     for name, value in (("rtol", rtol), ("atol", atol)):
         if isinstance(value, int | float) and not value >= 0:
             raise InputError(f"{name}={value} is no tolerance. Give a positive number, such as 1e-5.")
-    working = torch.empty((), dtype=layout.dtype).real.dtype
+    working = layout.dtype.to_real()
     if isinstance(atol, int | float):
         absolute = torch.full((), float(atol), dtype=working, device=layout.device)
     else:

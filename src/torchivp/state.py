@@ -167,7 +167,7 @@ class Layout:
         self.dtype = self.dtypes[0]
         for dtype in self.dtypes[1:]:
             self.dtype = torch.promote_types(self.dtype, dtype)
-        self.real_dtype = torch.empty((), dtype=self.dtype).real.dtype
+        self.real_dtype = self.dtype.to_real()
         if self.dtype in (torch.float16, torch.bfloat16):  # steps would drown in rounding; f still sees half precision
             self.dtype = torch.float32
         self.shape = self.shapes[0]

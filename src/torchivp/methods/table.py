@@ -106,7 +106,9 @@ MULTISTEP_METHODS: dict[str, type[Method]] = {"bdf": BDF}
 SWITCHING_METHODS: dict[str, type[Method]] = {"auto": Auto}
 """They choose between others."""
 
+_ALL = {**METHODS, **GEOMETRIC_METHODS, **MULTISTEP_METHODS, **SWITCHING_METHODS}
+
 
 def choose_method(method: str | Method | type[Method]) -> Method:
     """A method from its name, its class, or itself."""
-    return choose("method", method, Method, {**METHODS, **GEOMETRIC_METHODS, **MULTISTEP_METHODS, **SWITCHING_METHODS})
+    return choose("method", method, Method, _ALL)

@@ -160,7 +160,7 @@ def steps(
     states = 2 if stored is None else 1
     layout = Layout((*tensors * states, *(p.detach() for p in params)))
     leaves = Leaves.whole(layout)
-    of_state, weights = traced(norm, forward.layout, y) if plan.controller.adaptive else ("rms", ())
+    of_state, weights = traced(norm, forward.layout) if plan.controller.adaptive else ("rms", ())
     largest = Largest(of_state, len(tensors), states, parts)
     form = form_of(replace(problem, layout=layout), plan, leaves, slots=0, slopes=0, looks_inside=False, norm=largest)
     form = replace(form, unroll=1, small=False)  # which all take longer to compile
@@ -190,7 +190,7 @@ def marched(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Itera
         for part in loop.march(carry_of(problem, plan, loop.leaves, state, None), fixed, asks=asks):
             before = state.attempted
             read_back(problem, plan, loop, state, part.end)
-            unseen = torch.zeros(part.steps, dtype=torch.bool)
+            unseen = [False] * part.steps
             count(loop.field, evaluations(loop.form, state.attempted - before, unseen, state.t < end))
         if state.status not in (Status.RUNNING, Status.SUCCESS):
             return

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from ...field import Field
@@ -17,37 +16,33 @@ if TYPE_CHECKING:
     from .outputs import Found
 
 
-def evaluations(form: Form, attempts: int, looked: Sequence[bool] | Tensor, goes_on: bool, opened: int = 0) -> int:
+def evaluations(form: Form, attempts: int, looked: Sequence[bool], goes_on: bool, opened: int = 0) -> int:
     """Evaluations of ``f`` in some attempts, without that at the start of the first one.
 
     Args:
         attempts: attempted steps.
-        looked: which of those that were accepted somebody looked into, ``[n]``.
+        looked: which of those that were accepted somebody looked into.
         goes_on: another step begins where the last one ends, with the slope there.
         opened: so many of the attempts are those of an opening.
     """
     tableau = form.tableau
-    looked = torch.as_tensor(looked, dtype=torch.bool)
-    total = int(looked.sum()) * len(extra_stages(form)[0])
+    total = sum(looked) * len(extra_stages(form)[0])
     opened = min(opened, attempts)
     total += (attempts - opened) * form.asks + (opened * form.opening.asks if form.opening else 0)
     if form.parts or isinstance(tableau, RosenbrockTableau):
         total += len(looked)  # a Jacobian in every step
-    if form.hands_on or at_end(form, False) or not len(looked):
+    if form.hands_on or at_end(form, False) or opened >= len(looked):
         return total
-    slopes_at_ends = torch.ones_like(looked)
-    slopes_at_ends[-1] = goes_on
-    slopes_at_ends[:opened] = False
-    if at_end(form, True):  # the cubic interpolant has them
-        slopes_at_ends &= ~looked
-    return total + int(slopes_at_ends.sum())
+    known = looked[opened:] if at_end(form, True) else [False] * (len(looked) - opened)  # the cubic interpolant has them
+    return total + known.count(False) - (not goes_on and not known[-1])
 
 
-def looked_into(n: int, found: Found | None, ends: Tensor) -> Tensor:
+def looked_into(n: int, found: Found | None, ends: Tensor) -> list[bool]:
     """Which of ``n`` steps have outputs between their ends ``[n, B]``."""
-    looked = torch.zeros(n, dtype=torch.bool, device=ends.device)
+    looked = [False] * n
     if found is not None:
-        looked[found.slots[found.t != ends[found.slots, found.rows]]] = True
+        for slot in found.slots[found.t != ends[found.slots, found.rows]].unique_consecutive().tolist():
+            looked[slot] = True
     return looked
 
 

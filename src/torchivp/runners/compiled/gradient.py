@@ -38,7 +38,7 @@ class Outcome:
         loop: Loop,
         parts: list[Part],
         found: list[Found | None],
-        looked: list[Tensor],
+        looked: list[list[bool]],
         end: Tensor,
         weights: Tensor,
         pieces: list[Tensor] | None = None,

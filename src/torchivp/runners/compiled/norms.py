@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._types import Rows
 from ...errors import NotCompilable
 from ...per_sample.tolerance import RowTolerance
 from ...plan import Plan
@@ -31,14 +30,15 @@ def norm_of(problem: Problem, plan: Plan) -> tuple[str | Pure, tuple[Tensor, ...
         return problem.tolerance.name, ()
     if not plan.controller.adaptive:
         return "rms", ()
-    return traced(problem.tolerance.norm, problem.layout, problem.finite_start())
+    return traced(problem.tolerance.norm, problem.layout)
 
 
-def traced(norm: Norm, layout: Layout, row: Rows) -> tuple[str | Pure, tuple[Tensor, ...]]:
-    """The same for states like ``row``."""
+def traced(norm: Norm, layout: Layout) -> tuple[str | Pure, tuple[Tensor, ...]]:
+    """The same for states of this layout."""
     if norm in _NAMES:
         return _NAMES[norm], ()
-    row, t = row.detach(), torch.zeros((), dtype=torch.float64, device=layout.device)
+    row = torch.zeros(1, layout.size, dtype=layout.dtype, device=layout.device)
+    t = torch.zeros((), dtype=torch.float64, device=layout.device)
     f, of, y = _of_row, norm, Leaves.whole(layout).of(row)
     if isinstance(norm, OfState):
         f, of, y = _of_state, norm.norm, layout.unravel(row)

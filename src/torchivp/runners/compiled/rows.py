@@ -227,14 +227,14 @@ class AtOnce:
         self.loop: Any = None
         self.parts: list[Part] = []
         self.found: list[Found | None] = []
-        self.looks: list[Tensor] = []
+        self.looks: list[list[bool]] = []
 
     def start(self) -> None:
         pass
 
     def take(self, part: Part) -> None:
         found, n = None, part.steps
-        self.looked = torch.zeros(n, dtype=torch.bool)
+        self.looked = [False] * n
         if self.wanted and n and not isinstance(self.plan.save, RowEnds):
             new, counts = written(self.loop, part), self.trajectory.counts
             found = ends_of(new) if self.times is None else values_at(new, self.times, self.weights)

@@ -47,10 +47,10 @@ _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, a
 def check(problem: Problem, plan: Plan, name: str) -> None:
     """Raise for what only the eager runner can do; the message says what."""
     reasons = {
-        f"{plan.method!r} (explicit and diagonally implicit Runge-Kutta methods, Rosenbrock's, Adams's and reversible ones "
+        "{method!r} (explicit and diagonally implicit Runge-Kutta methods, Rosenbrock's, Adams's and reversible ones "
         "do)": not isinstance(plan.method, tuple(FAMILIES)),
-        f"{plan.method!r}, which iterates": name == "cuda_graph" and isinstance(plan.method, DiagonalRungeKutta),
-        f"{plan.method!r}, which begins with other steps": name == "cuda_graph"
+        "{method!r}, which iterates": name == "cuda_graph" and isinstance(plan.method, DiagonalRungeKutta),
+        "{method!r}, which begins with other steps": name == "cuda_graph"
         and isinstance(plan.method, ExplicitAdams | ImplicitAdams),
         "converged=, which looks at numbers": getattr(plan.method, "converged", None) is not None,
         "a Split field": isinstance(plan.method, DiagonalRungeKutta)
@@ -71,7 +71,7 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         and plan.max_steps < 2**30
         and len(problem.t) > 2,
         "perturb, which asks f just inside every step": getattr(plan.limits, "open_starts", False),
-        f"{plan.controller!r} (PID and FixedSteps do)": plan.controller.adaptive
+        "{controller!r} (PID and FixedSteps do)": plan.controller.adaptive
         and not isinstance(plan.controller, PID),
         "an open end of the interval": not all_finite(plan.limits.end),
         "torch.func transforms and forward mode": recorded(),
@@ -80,7 +80,8 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
     }
     for reason, there in reasons.items():
         if there:
-            raise NotCompilable(f"runner={name!r} does not go with {reason}. Write runner='eager'.")
+            named = reason.format(method=plan.method, controller=plan.controller)
+            raise NotCompilable(f"runner={name!r} does not go with {named}. Write runner='eager'.")
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,7 @@ def fixed_of(problem: Problem, plan: Plan, leaves: Leaves, end: Tensor, first: A
     layout, limits = problem.layout, plan.limits
 
     def tolerance(x: Any) -> tuple[Tensor, ...]:
-        x = torch.as_tensor(x, dtype=torch.empty((), dtype=layout.dtype).real.dtype, device=layout.device)
+        x = torch.as_tensor(x, dtype=layout.dtype.to_real(), device=layout.device)
         return leaves.of(x) if x.numel() == layout.size and x.dim() == 2 else leaves.each([x] * len(layout.shapes))
 
     landings = end.to(layout.device).reshape(layout.rows, 1)

@@ -226,7 +226,7 @@ class AtOnce:
         self.loop: Any = None
         self.parts: list[Part] = []
         self.found: list[Found | None] = []
-        self.looks: list[Tensor] = []
+        self.looks: list[list[bool]] = []
         self.pieces: list[StepPolynomials] = []
 
     def start(self) -> None:
@@ -234,7 +234,7 @@ class AtOnce:
 
     def take(self, part: Part) -> None:
         found, n = None, part.steps
-        self.looked = torch.full((n,), self.plan.dense)
+        self.looked = [self.plan.dense] * n
         if self.reads and n:
             found = self.look(written(self.loop, part))
         self.found.append(found)
@@ -248,7 +248,8 @@ class AtOnce:
             self.pieces.append(polynomials(new, self.weights))
         if self.times is not None:
             found = values_at(new, self.times, self.weights)
-            self.looked |= looked_into(new.steps, found, new.t1)
+            if not self.plan.dense:
+                self.looked = looked_into(new.steps, found, new.t1)
             return found
         return ends_of(new) if isinstance(self.plan.save, EveryStep) else None
 
@@ -311,7 +312,7 @@ class StepByStep:
         self.entries: list[TapeEntry] = []
         self.parts: list[Part] = []
         self.found: list[Found | None] = []
-        self.looks: list[Tensor] = []
+        self.looks: list[list[bool]] = []
         self.pieces: list[Tensor] = []
         self.following: tuple[History, bool] = (), False
 
@@ -365,7 +366,7 @@ class StepByStep:
         )
         none = torch.zeros_like(knots)
         self.found.append(Found(none, none, knots, new.t1[knots, 0], new.y1[knots, 0]))
-        self.looks.append(torch.tensor(self.looked, dtype=torch.bool))
+        self.looks.append(self.looked)
         self.parts.append(part)
         self.pieces.append(pieces)
 

@@ -33,7 +33,9 @@ def evaluations(form: Form, attempts: int, looked: Sequence[bool], goes_on: bool
         total += len(looked)  # a Jacobian in every step
     if form.hands_on or at_end(form, False) or opened >= len(looked):
         return total
-    known = looked[opened:] if at_end(form, True) else [False] * (len(looked) - opened)  # the cubic interpolant has them
+    known = (
+        looked[opened:] if at_end(form, True) else [False] * (len(looked) - opened)
+    )  # the cubic interpolant has them
     return total + known.count(False) - (not goes_on and not known[-1])
 
 

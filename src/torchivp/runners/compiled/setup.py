@@ -71,8 +71,7 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         and plan.max_steps < 2**30
         and len(problem.t) > 2,
         "perturb, which asks f just inside every step": getattr(plan.limits, "open_starts", False),
-        "{controller!r} (PID and FixedSteps do)": plan.controller.adaptive
-        and not isinstance(plan.controller, PID),
+        "{controller!r} (PID and FixedSteps do)": plan.controller.adaptive and not isinstance(plan.controller, PID),
         "an open end of the interval": not all_finite(plan.limits.end),
         "torch.func transforms and forward mode": recorded(),
         "random numbers in f": problem.field.draws,

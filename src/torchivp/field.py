@@ -56,6 +56,7 @@ class Field:
         jacobian: how implicit methods come by Jacobians (a ``linalg.Jacobian``); None: by autograd.
         linearised: state and slope where the newest one was found, and what was (see ``linalg.linearise``).
         linearises_time: the time derivative is wanted with a Jacobian.
+        kept: the matrix of the latest iteration; ``origin``: what that of the next one must come from (see ``linalg.kept``).
         tolerance: of the problem: what implicit methods call small (a ``Tolerance``; set by ``Problem``).
         draws: ``f`` draws random numbers, and whoever takes its steps again wants the same ones.
     """
@@ -82,6 +83,8 @@ class Field:
         self.tolerance: Any = None
         self.linearises_time = True
         self.linearised: tuple[Rows, Rows, Any] | None = None
+        self.kept: Any = None
+        self.origin: Any = None
         self.counts = Counts()
 
     def random_state(self) -> RandomState | None:
@@ -95,13 +98,14 @@ class Field:
         stiff, other = copy.copy(self), copy.copy(self)
         stiff.f, other.f = self.f.implicit, self.f.explicit
         for part in (stiff, other):
-            part.evaluations, part.linearised = 0, None
+            part.evaluations, part.linearised, part.kept = 0, None, None
         return stiff, other
 
     def with_args(self, args: tuple[PyTree, ...]) -> Field:
         """The same field with other ``args`` and a counter of its own."""
         new = copy.copy(self)
-        new.args, new.evaluations, new.linearised, new.counts = args, 0, None, self.counts.afresh()
+        new.args, new.evaluations, new.linearised, new.kept = args, 0, None, None
+        new.counts = self.counts.afresh()
         return new
 
     def __call__(self, t: Tensor, y: Rows) -> Rows:

@@ -114,7 +114,7 @@ class TapeEntry(NamedTuple):
         looked_into: the interpolant's extra stages were evaluated.
         draws: state of the random generators, where ``f`` draws from them.
         knot, piece: numbers of the knot and piece this step became, or None.
-        method: took it.
+        method: took it; ``origin``: of the matrix it iterated with, if that was kept from step to step.
     """
 
     span: Span
@@ -125,6 +125,7 @@ class TapeEntry(NamedTuple):
     knot: int | None
     piece: int | None
     method: Method
+    origin: Any = None
 
 
 @runtime_checkable

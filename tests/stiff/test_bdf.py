@@ -150,6 +150,49 @@ def test_both_gradients_agree_where_steps_adapt() -> None:
     assert torch.allclose(gradient("direct"), gradient("discrete"), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["HIRES", "Robertson"])
+def test_jacobians_and_factorisations_serve_many_steps(name: str) -> None:
+    stats = solved(name, 1e-6).stats
+    assert stats.accepted > 10 * stats.njev
+    assert stats.accepted > 2 * stats.nlu
+    assert stats.nlu > 2 * stats.njev
+
+
+def van_der_pol_end(gradient: str, every: str | int = "sqrt") -> tuple[Tensor, Tensor]:
+    mu = torch.tensor(30.0, dtype=torch.float64, requires_grad=True)
+
+    def f(t: Tensor, y: Tensor, mu: Tensor) -> Tensor:
+        return torch.stack([y[1], mu * ((1 - y[0] ** 2) * y[1] - y[0])])
+
+    y0 = torch.tensor([2.0, 0.0], dtype=torch.float64)
+    how = torchivp.gradients.Discrete(every=every) if gradient == "discrete" else gradient
+    solution = torchivp.solve(f, y0, (0.0, 2.0), args=mu, method="bdf", rtol=1e-3, atol=1e-4, gradient=how)
+    return solution.y[-1].detach(), torch.autograd.grad(solution.y[-1].sum(), mu)[0]
+
+
+@pytest.mark.parametrize("every", [1, 7, "sqrt"])
+def test_steps_are_taken_again_with_the_matrices_they_had(every: str | int) -> None:
+    """With others, iterations end elsewhere, by a hundredth of the tolerance."""
+    value, gradient = van_der_pol_end("direct")
+    again, by_replay = van_der_pol_end("discrete", every)
+    assert torch.equal(value, again)
+    assert torch.allclose(gradient, by_replay, rtol=1e-10, atol=0.0)
+
+
+def test_a_matrix_from_before_a_jump_does_no_harm() -> None:
+    """From slow to fast: the old matrix does not serve, and is found again."""
+
+    def f(t: Tensor, y: Tensor) -> Tensor:
+        return torch.where(t < 1, -y, -1e4 * (y - torch.sin(t)))
+
+    with torch.no_grad():
+        y0 = torch.ones(1, dtype=torch.float64)
+        solution = torchivp.solve(f, y0, (0.0, 2.0), method="bdf", rtol=1e-6, atol=1e-8, jump_times=[1.0])
+    exact = (1e8 * math.sin(2.0) - 1e4 * math.cos(2.0)) / (1e8 + 1)
+    assert float(solution.y[-1]) == pytest.approx(exact, abs=1e-6)
+    assert solution.stats.njev < 10
+
+
 def test_rows_are_refused_by_name() -> None:
     with pytest.raises(torchivp.InputError, match="BDF"):
         torchivp.solve(lambda t, y: -y, torch.ones(3, 2), (0.0, 1.0), method="bdf", batch_dims=1)

@@ -228,6 +228,7 @@ def take(field: Field, clock: Clock | RowClock, entry: TapeEntry, y: Tensor, his
         history = ((span.t, field.start_slope(span, y)), *history)
     if entry.draws.stages is not None:
         entry.draws.stages.put_back()
+    field.origin = entry.origin
     step = method.step(field, span, y, history)
     if entry.looked_into:
         step = method.dense(field, span, y, step)

@@ -31,6 +31,7 @@ class Step(NamedTuple):
         ready: whether ``history[0]`` already is the slope at the end of this step.
         solved: whether the equations of implicit stages were solved (of each row ``[B]`` of many); if not, a shorter step may do.
         error_order: ``error`` scales like this power of the step; None: like the method's own.
+        origin: of a matrix that is kept from step to step, what it came from (see ``linalg.kept``).
     """
 
     y1: Rows
@@ -42,6 +43,7 @@ class Step(NamedTuple):
     error_lower: Rows | None = None
     solved: Any = True
     error_order: int | None = None
+    origin: Any = None
 
 
 class Method(ABC):

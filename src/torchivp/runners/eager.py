@@ -191,5 +191,6 @@ def keep(
     trajectory.events += found
     trajectory.end, trajectory.end_time = taken.step.y1, t1
     return TapeEntry(
-        taken.span, taken.ready, len(taken.history), taken.looked_into, taken.draws, knot, piece, taken.method
-    )
+        taken.span, taken.ready, len(taken.history), taken.looked_into, taken.draws, knot, piece, taken.method,
+        taken.step.origin,
+    )  # fmt: skip

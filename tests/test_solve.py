@@ -486,7 +486,7 @@ def test_an_empty_batch() -> None:
 
 
 def test_an_empty_batch_by_an_implicit_method() -> None:
-    for method in ("trbdf2", "rodas5p"):
+    for method in ("trbdf2", "rodas5p", "radau5", "radau3", "bdf"):
         assert solve(lambda t, y: -y, torch.ones(0, 3), torch.linspace(0, 1, 4), method=method).y.shape == (4, 0, 3)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from ._types import PyTree
 from .errors import InputTypeError
 from .state import flatten, unflatten
@@ -41,5 +43,6 @@ class Split:
     def __call__(self, t: Any, y: PyTree, *args: Any) -> PyTree:
         """The sum of both."""
         first, spec = flatten(self.implicit(t, y, *args))
+        first = [x.clone() if isinstance(x, Tensor) else x for x in first]  # the other part may return the same buffer
         second, _ = flatten(self.explicit(t, y, *args))
         return unflatten(spec, [a + b for a, b in zip(first, second)])

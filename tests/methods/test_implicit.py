@@ -338,6 +338,17 @@ def test_gradient_of_an_imex_solve() -> None:
             assert torch.isclose(grad[i], (end(p + step) - end(p - step)) / 2e-4, rtol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["kencarp4", "tsit5"])
+def test_both_parts_of_a_split_may_return_one_buffer(method: str) -> None:
+    buffer = torch.zeros(2, dtype=torch.float64)
+    shared = torchivp.Split(lambda t, y: buffer.copy_(-50 * y), lambda t, y: buffer.copy_(torch.ones_like(y)))
+    apart = torchivp.Split(lambda t, y: -50 * y, lambda t, y: torch.ones_like(y))
+    y0 = torch.ones(2, dtype=torch.float64)
+    with torch.no_grad():
+        one, other = (torchivp.solve(f, y0, (0.0, 1.0), method=method, max_steps=1000).y for f in (shared, apart))
+    assert torch.allclose(one, other, rtol=1e-7, atol=0.0)
+
+
 def test_a_part_that_is_no_function() -> None:
     with pytest.raises(torchivp.InputTypeError, match="explicit part of a Split is a int"):
         torchivp.Split(lambda t, y: y, 3)

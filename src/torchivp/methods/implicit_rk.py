@@ -144,7 +144,7 @@ class Transformed:
     def solve(self, b: Slopes) -> Slopes:
         real = reals(b, self.rows)
         s, rows, n = real.shape
-        parts = torch.mm(self.rk.into, real.reshape(s, -1).to(self.rk.into.dtype)).view(-1, rows, n)
+        parts = torch.mm(self.rk.into, real.reshape(s, -1).to(self.rk.into.dtype)).unflatten(1, (rows, n))
         solved = [
             factors.solve(part if x.imag else part.real)
             for factors, part, x in zip(self.factors, parts.unbind(0), self.rk.eigenvalues)

@@ -18,8 +18,6 @@ F64 = torch.float64
 TOL = 2e-2
 Field = Callable[[Tensor, Tensor], Tensor]
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, in forward mode
-
 
 @pytest.fixture(params=["as vmap does", "autograd.Function"])
 def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,6 @@ def gradients(cls: type[Energy], gradient: str, y0: Tensor) -> list[Tensor]:
     return [y.detach(), *torch.autograd.grad(torch.sin(y[1:]).sum(), [y0, energy.w])]
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("cls", [ByAutograd, ByFunc, ByJacrev, ByForwardMode])
 @pytest.mark.parametrize("gradient", WAYS)
 def test_hamiltonian(gradient: str, cls: type[Energy]) -> None:

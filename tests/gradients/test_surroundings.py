@@ -112,7 +112,6 @@ def test_what_a_failed_solve_saved(method: str, w: Tensor) -> None:
     assert_agree(loss, [w, y0])
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, on its way to forward AD
 @pytest.mark.parametrize("gradient", ["direct", "discrete", "adjoint"])
 def test_forward_mode(gradient: str, w: Tensor) -> None:
     """Goes through the loop, whatever the gradient is called."""

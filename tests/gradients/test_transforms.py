@@ -20,7 +20,6 @@ from torchivp.gradients import GRADIENTS
 F64 = torch.float64
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gradients.md"
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, in forward mode
 
 # What each gradient method refuses; all else works. The table in the docs is made of this.
 AGAIN = ("double backward", "triple backward")

@@ -217,7 +217,6 @@ class TestGradients:
             linear = linearise(*around(quadratic, Y, (0.7, 1.5)))
         torch.testing.assert_close(linear.matrix.entries[0], expected(torch.tensor(0.7), Y)[0])
 
-    @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, in forward mode
     def test_inside_transforms(self) -> None:
         def total(y: Tensor) -> Tensor:
             linear = linearise(*around(quadratic, y, (0.7, 1.5)))

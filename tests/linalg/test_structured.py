@@ -207,7 +207,6 @@ class TestSolves:
         for how in ({"jac_sparsity": (1, 1)}, {"jac": MatrixFree(1e-13)}):
             torch.testing.assert_close(torchivp.solve(f, y0, (0.0, 0.2), **kw, **how).y, plain.y, rtol=1e-9, atol=1e-11)
 
-    @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, in forward mode
     def test_a_given_jacobian_in_rows_of_vmap(self) -> None:
         y0 = torch.rand(3, 4, dtype=torch.float64)
 

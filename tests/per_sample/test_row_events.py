@@ -14,8 +14,6 @@ import torchivp
 from torchivp import Event, GradientError, InputError, Status, solve
 from torchivp.state import flatten, tree_map
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, in forward mode
-
 F64 = torch.float64
 SPEEDS = torch.tensor([1.0, 2.0, 0.3, 5.0, 1.3], dtype=F64)
 STARTS = torch.tensor([[1.0, 0.0], [1.0, 0.5], [0.2, 0.1], [-1.0, 2.0], [0.0, 1.0]], dtype=F64)

@@ -16,8 +16,6 @@ from torchivp.methods import METHODS
 F64 = torch.float64
 Row = Callable[[Tensor], Tensor]
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, in forward mode
-
 
 def f(t: Tensor, y: Tensor, w: Tensor) -> Tensor:
     return torch.stack([torch.sin(w[0] * t) * y[1] - y[0] ** 2, w[1] * torch.cos(3 * y[0] + 2 * t)])

@@ -48,7 +48,7 @@ LAYERS: list[tuple[str, ...]] = [
     ),
     ("linalg",),
     ("methods", "controllers", "saving", "events", "per_sample.limits", "per_sample.saving", "per_sample.solution"),
-    ("plan", "loop", "stiffness", "failures", "precision", "progress", "per_sample"),
+    ("plan", "loop", "out_of_steps", "stiffness", "failures", "precision", "progress", "per_sample"),
     ("runners",),
     ("gradients",),
     ("single", "per_sample.solve", "per_sample.joining", "vmapped"),

@@ -128,7 +128,7 @@ def accepted_step(problem: Problem, plan: Plan, state: LoopState) -> TakenStep |
             state.accepted += 1
             state.slope, state.memory = None, verdict.memory
             state.dt = max(verdict.dt, state.dt) if landed else verdict.dt
-            state.dt *= steer.after(Taken(field, span.dt, step))
+            state.dt *= steer.after(Taken(field, span.dt, step, state.y))
             return TakenStep(problem, plan, span, timed, state.y, state.history, state.ready, step, method, draws)
         state.rejected += 1
         state.dt = verdict.dt

@@ -29,11 +29,13 @@ class Taken(NamedTuple):
 
     Attributes:
         size: its length in time.
+        start: the state it started from, ``[1, D]``.
     """
 
     field: Field
     size: float
     step: Step
+    start: Rows
 
 
 class Steering(ABC):
@@ -43,21 +45,29 @@ class Steering(ABC):
         method: takes the next step.
         switches: how often it became another one.
         stiff: it is explicit, and the problem has been stiff for a while.
+        warned: somebody has said so.
     """
 
     def __init__(self, method: Method):
         self.method = method
         self.switches = 0
-        self.stiff = False
+        self.stiff = self.warned = False
 
     @abstractmethod
     def after(self, taken: Taken) -> float:
         """Look at an accepted step; a factor for the size of the next one."""
 
 
-def stiffness(twins: Twins, taken: Taken) -> float:
-    """Of a step: near 1 where stability limits it."""
-    return twins.stiffness(taken.step.k, taken.field.tolerance.scale(taken.step.y1.detach()))
+def stiffness(twins: Twins, taken: Taken, following: Taken | None = None) -> float:
+    """Of a step: near 1 where stability limits it.
+
+    Args:
+        following: the step that began where it ended, where the twins are late.
+    """
+    k = taken.step.k
+    if following is not None:
+        k = torch.cat((k[: twins.tableau.stages - 1], following.step.k[:1]))
+    return twins.stiffness(k, taken.field.tolerance.scale(taken.step.y1.detach()))
 
 
 class Unwatched(Steering):
@@ -65,6 +75,20 @@ class Unwatched(Steering):
 
     def after(self, taken: Taken) -> float:
         return 1.0
+
+
+def warn_of(method: Method, what: str) -> None:
+    """Warn of a stiff problem.
+
+    Args:
+        what: has been happening, up to the word "steps".
+    """
+    warnings.warn(
+        f"The problem is stiff: {what} as long as {method!r} is stable, not as accuracy would allow. method='kvaerno5' or "
+        f"'rodas5p' (implicit), or 'auto' (which switches), may take far fewer.",
+        StiffnessWarning,
+        stacklevel=2,
+    )
 
 
 class Streak:
@@ -100,29 +124,27 @@ class Watched(Steering):
         self.twins = twins
         self.steps = 0
         self.streak = Streak(_CALM_LOOKS)
-        self.warned = False
+        self.before: Taken | None = None
 
     def after(self, taken: Taken) -> float:
         self.steps += 1
+        before, self.before = self.before, taken if self.twins.late else None
         if self.steps > self.BEGIN and self.steps % self.EVERY == 0:
-            self.look(taken)
+            if not self.twins.late:
+                self.look(stiffness(self.twins, taken))
+            elif before is not None and taken.start is before.step.y1:
+                self.look(stiffness(self.twins, before, taken))
         return 1.0
 
-    def look(self, taken: Taken) -> None:
-        self.streak.note(stiffness(self.twins, taken))
+    def look(self, found: float) -> None:
+        self.streak.note(found)
         if self.streak.stiff >= _STIFF_LOOKS:
             self.stiff = True
         elif not self.streak.stiff:
             self.stiff = False
         if self.stiff and not self.warned:
             self.warned = True
-            warnings.warn(
-                f"The problem is stiff: for a while now the steps of {self.method!r} have been as long as it is stable, not as "
-                f"accuracy would allow. The solve goes on; method='kvaerno5' or 'rodas5p' (implicit), or 'auto' (which "
-                f"switches), may take far fewer steps.",
-                StiffnessWarning,
-                stacklevel=2,
-            )
+            warn_of(self.method, "for a while now the solve, which goes on, has been taking steps")
 
 
 class Switching(Steering):

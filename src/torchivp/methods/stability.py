@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,10 +16,20 @@ from ..transforms import as_float, outside_of_transforms
 from .base import Method
 from .tableau import Tableau
 
+_DAMPED = 0.05  # of |lambda|: a mode that decays less within a radian is an oscillation, which no implicit method makes easier
+_APART = 0.1  # weights of slopes in the states of twins differ by more (those of fehlberg2 by 0.002, all others by 0.5 at least)
+_STILL = 0.1  # shorter steps are stable in all directions but for rounding
+
+
+def explicit_tableau(method: Method) -> Tableau | None:
+    """That of an explicit Runge-Kutta method; None of any other."""
+    tableau = getattr(method, "tableau", None)
+    return tableau if isinstance(tableau, Tableau) and not method.uses_jacobian else None
+
 
 @lru_cache(maxsize=256)
-def stability_size(tableau: Tableau) -> float:
-    """The largest x for which steps with ``dt * lambda`` in ``[-x, 0]`` do not grow (3.3 for ``dopri5``)."""
+def growth(tableau: Tableau) -> tuple[float, ...]:
+    """What a step multiplies ``y`` by where ``f`` is ``lambda * y``: a polynomial in ``dt * lambda``, lowest power first."""
     a = np.zeros((tableau.stages, tableau.stages))
     for row, entries in zip(a, tableau.a):
         row[: len(entries)] = [float(x) for x in entries]
@@ -26,15 +37,49 @@ def stability_size(tableau: Tableau) -> float:
     for _ in range(tableau.stages):
         terms.append(float(np.dot([float(x) for x in tableau.b], powers)))
         powers = a @ powers
-    growth = np.polynomial.Polynomial(terms)
-    crossings = [z for bound in (1, -1) for z in (growth - bound).roots() if abs(z.imag) < 1e-7 and z.real < -1e-3]
+    return tuple(terms)
+
+
+@lru_cache(maxsize=256)
+def stability_size(tableau: Tableau) -> float:
+    """The largest x for which steps with ``dt * lambda`` in ``[-x, 0]`` do not grow (3.3 for ``dopri5``)."""
+    factor = np.polynomial.Polynomial(growth(tableau))
+    crossings = [z for bound in (1, -1) for z in (factor - bound).roots() if abs(z.imag) < 1e-7 and z.real < -1e-3]
     return min(-float(z.real) for z in crossings)
 
 
+def outgrows(tableau: Tableau, z: Tensor) -> Tensor:
+    """Whether ``z = dt * lambda``, any number of them, lies beyond where the method is stable, of a mode that the problem damps.
+
+    Looked at is the outer half of the way to ``z``: behind the first border a polynomial may be small again.
+    """
+    at = z.unsqueeze(-1) * torch.linspace(0.5, 1, 11, dtype=z.real.dtype, device=z.device)
+    factor = torch.zeros_like(at)
+    for term in reversed(growth(tableau)):
+        factor = factor * at + term
+    damped = (z.real < -_DAMPED * z.abs()) & (z.abs() > _STILL)
+    return damped & (factor.abs() > 1).any(-1)
+
+
 def twin_stages(tableau: Tableau) -> tuple[int, int] | None:
-    """The last two stages at one time, mostly the end of the step; None if a tableau has no such pair."""
+    """The last two stages at one time, mostly the end of the step, whose states differ enough to tell something; None if a
+    tableau has no such pair."""
+
+    def apart(i: int, j: int) -> bool:
+        length = max(len(tableau.a[i]), len(tableau.a[j]))
+        first, second = ((*tableau.a[s], *(0,) * length)[:length] for s in (i, j))
+        return max((abs(float(x) - float(y)) for x, y in zip(first, second)), default=0.0) > _APART
+
     pairs = [(i, j) for i in range(tableau.stages) for j in range(i) if tableau.c[i] == tableau.c[j]]
-    return max(pairs, default=None)
+    return max((pair for pair in pairs if apart(*pair)), default=None)
+
+
+@lru_cache(maxsize=64)
+def with_slope_at_end(tableau: Tableau) -> Tableau:
+    """The stages of a step, and behind them the slope that the next step begins with."""
+    if tableau.fsal:
+        return tableau
+    return replace(tableau, c=(*tableau.c, 1), a=(*tableau.a, tableau.b), b=(*tableau.b, 0))
 
 
 class Twins(NamedTuple):
@@ -42,8 +87,9 @@ class Twins(NamedTuple):
     eigenvalue of the Jacobian, as soon as the step is so long that this eigenvalue's error dominates.
 
     Attributes:
-        tableau: of the method.
+        tableau: of the method; of late ones, with the slope at the end.
         size: of its stability.
+        late: one of them is the slope that the next step begins with.
 
     Source: L. F. Shampine, Lipschitz constants and robust ODE codes (1980); E. Hairer, G. Wanner, Solving ODEs II, section IV.2,
     doi:10.1007/978-3-642-05221-7.
@@ -51,20 +97,24 @@ class Twins(NamedTuple):
 
     tableau: Tableau
     size: float
+    late: bool = False
 
     @classmethod
     def of(cls, method: Method) -> Twins | None:
         """Those of a method; None if it has none, or is not explicit."""
-        tableau = getattr(method, "tableau", None)
-        if method.uses_jacobian or not isinstance(tableau, Tableau) or twin_stages(tableau) is None:
+        tableau = explicit_tableau(method)
+        if tableau is None:
             return None
-        return cls(tableau, stability_size(tableau))
+        for stages, late in ((tableau, False), (with_slope_at_end(tableau), True)):
+            if twin_stages(stages) is not None:
+                return cls(stages, stability_size(tableau), late)
+        return None
 
     @classmethod
     def required(cls, method: Method) -> Twins:
-        """The same, of a method that is known to have them."""
+        """The same, of a method that is known to have them in one step."""
         twins = cls.of(method)
-        if twins is None:
+        if twins is None or twins.late:
             raise InputError(
                 f"The steps of {method!r} do not tell whether the problem is stiff: that takes an explicit Runge-Kutta method "
                 f"with two stages at one time. Give 'tsit5', 'dopri5', 'dopri8', or one of 'vern6' to 'vern9'."

@@ -109,6 +109,10 @@ class RowsState:
         self.end(rows, Status.EVENT)
         self.ends.append((rows, self.tries, CODES.index(Status.EVENT)))
 
+    def rename(self, rows: Tensor, status: Status) -> None:
+        """Another status for rows ``[B]`` that have ended, all after the same number of attempts as the newest."""
+        self.ends.append((rows, self.tries, CODES.index(status)))
+
     def fail(
         self, rows: Tensor, status: Status, step: Step | None = None, dt: Tensor | None = None, error: Any = None
     ) -> None:

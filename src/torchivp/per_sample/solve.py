@@ -88,6 +88,7 @@ def make_plan(
         limits=limits,
         dt=dt,
         save=chosen_save(save, {"t": lambda: RowTimes(problem.t), "steps": RowSteps, "end": RowEnds}),
+        watch_stiffness=True,
         **named("runner", runner, COMPACT_RUNNERS if compact else ROW_RUNNERS)._asdict(),
         **rest,
     )

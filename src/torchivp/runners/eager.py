@@ -18,6 +18,7 @@ from ..errors import InputError, OutputError
 from ..events import Detector
 from ..loop import LoopState, TakenStep, first_bad_step, march, start
 from ..methods.base import Step
+from ..out_of_steps import why_out_of_steps
 from ..plan import Plan
 from ..problem import Problem
 from ..progress import watched
@@ -85,6 +86,8 @@ def run(
                 saving.fold(trajectory)
             if plan.on_step is not None and state.status is Status.RUNNING and plan.on_step(*as_user(problem, state)):
                 state.status = Status.STOPPED
+    if state.status is Status.MAX_STEPS:
+        state.status = why_out_of_steps(problem, plan, state)
     bad = first_bad_step(plan, state)
     if bad is not None:
         return run_again_up_to(bad, problem, plan, state, new_tape, known)

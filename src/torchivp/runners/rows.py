@@ -14,6 +14,7 @@ from ..errors import InputError, OutputError
 from ..per_sample.compaction import check_rows_alone, only, plan_for, put_back, state_of
 from ..per_sample.events import RowDetector, known_events
 from ..per_sample.loop import RowsState, RowsTaken, begin, march, start
+from ..per_sample.out_of_steps import name_stiff_rows
 from ..per_sample.problem import RowsProblem
 from ..per_sample.saving import Wanted
 from ..per_sample.trajectory import AtEnds, InSteps, RowTrajectory, Values, at
@@ -37,7 +38,7 @@ def run(
     """
     out, state = started(problem, plan, new_tape, known)
     go_on(problem, plan, out, state)
-    return finished(problem, out, state)
+    return finished(problem, plan, out, state)
 
 
 @without_autocast
@@ -58,7 +59,7 @@ def run_compacted(
     check_rows_alone(problem)
     out, state = started(problem, plan, None, known)
     rest(problem, plan, out, state)
-    return finished(problem, out, state)
+    return finished(problem, plan, out, state)
 
 
 def rest(problem: RowsProblem, plan: Plan, out: Run, state: RowsState) -> None:
@@ -116,7 +117,8 @@ def caught(plan: Plan, state: RowsState) -> Iterator[None]:
         state.end(state.running, Status.INTERRUPTED)
 
 
-def finished(problem: RowsProblem, out: Run, state: RowsState) -> Run:
+def finished(problem: RowsProblem, plan: Plan, out: Run, state: RowsState) -> Run:
+    name_stiff_rows(problem, plan, state)
     out.trajectory.end = state.y
     out.counters = counters(problem, state)
     return out

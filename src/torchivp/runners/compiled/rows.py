@@ -61,6 +61,9 @@ class CompiledState(RowsState):
             attempted[rows] = after
         return attempted
 
+    def rename(self, rows: Tensor, status: Status) -> None:
+        self.codes = torch.where(rows, CODES.index(status), self.code)
+
 
 def run(
     problem: RowsProblem,
@@ -76,7 +79,7 @@ def run(
     step_by_step = out.tape is not None or bool(plan.events) or plan.dense or plan.one_by_one
     writer = StepByStep(problem, plan, out) if step_by_step else AtOnce(problem, plan, out)
     solve(problem, plan, out, writer, kind)
-    return finished(problem, out, out.state)
+    return finished(problem, plan, out, out.state)
 
 
 def with_gradient(problem: RowsProblem, plan: Plan) -> Run | None:
@@ -88,7 +91,7 @@ def with_gradient(problem: RowsProblem, plan: Plan) -> Run | None:
         out = begun(frozen, plan, UNKNOWN, COMPILED)
         writer = AtOnce(frozen, plan, out, for_gradient=True)
         solve(frozen, plan, out, writer, COMPILED)
-        out = finished(frozen, out, out.state)
+        out = finished(frozen, plan, out, out.state)
     trajectory = out.trajectory
     if trajectory.knots:
         trajectory.knots[0] = problem.y0

@@ -17,6 +17,7 @@ from ...controllers import PID
 from ...interpolation import StepPolynomials, of_steps
 from ...loop import LoopState, TakenStep, smallest_step, start
 from ...methods.base import History, Step
+from ...out_of_steps import why_out_of_steps
 from ...per_sample.loop import CODES
 from ...plan import Plan
 from ...problem import Problem
@@ -29,7 +30,6 @@ from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_starte
 from .counting import count, count_systems, evaluations, looked_into, not_counted, slope_at_end
 from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, written
-from .out_of_steps import why_out_of_steps
 from .outputs import Found, ends_of, polynomials, values_at
 from .past import carries, handed_on, history_at
 from .setup import carry_of, check, fixed_of, goes_back, slopes_for, weights_of

@@ -16,6 +16,7 @@ from ..span import spread
 from ..stiffness import warn_of
 from .loop import CODES, RowsState, march
 from .problem import RowsProblem
+from .tolerance import RowTolerance
 
 
 def name_stiff_rows(problem: RowsProblem, plan: Plan, state: RowsState) -> None:
@@ -24,11 +25,13 @@ def name_stiff_rows(problem: RowsProblem, plan: Plan, state: RowsState) -> None:
     if out_of_steps is None or not bool(out_of_steps.any()):
         return
     found = asked(problem, plan, lambda trial: limited(trial, *more_steps(trial, state, out_of_steps)))
-    number = 0 if found is None else int(found.sum())
-    if found is None or not number:
+    if found is None or not bool(found.any()):
         return
-    state.rename(found.to(out_of_steps.device), Status.STIFF)
-    warn_of(plan.method, f"max_steps={plan.max_steps} were used up in {number} of {len(found)} rows by steps")
+    found = found.to(out_of_steps.device)
+    if isinstance(problem.tolerance, RowTolerance) and problem.tolerance.couple:  # what is stiff limits all
+        found = out_of_steps
+    state.rename(found, Status.STIFF)
+    warn_of(plan.method, f"max_steps={plan.max_steps} were used up in {int(found.sum())} of {len(found)} rows by steps")
 
 
 def more_steps(trial: Trial, state: RowsState, rows: Tensor) -> tuple[Tensor, Iterator[Round]]:

@@ -1,0 +1,27 @@
+"""Programs of the compiled runner without their compilation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from torch import Tensor
+
+from torchivp.runners.compiled import backward, gradient, march, program
+
+
+@pytest.fixture
+def python_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python goes through the loops, turn by turn: the same programs, without the time to compile them."""
+
+    def while_loop(
+        goes_on: Callable[..., Tensor], turn: Callable[..., Sequence[Tensor]], now: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        while bool(goes_on(*now)):
+            now = turn(*now)
+        return tuple(now)
+
+    for module in (program, backward):
+        monkeypatch.setattr(module, "while_loop", while_loop)
+    for module in (march, gradient):
+        monkeypatch.setattr(module, "compiled", lambda program, *about, **how: program)

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import torchivp
 from iterating import ITERATING
 from torchivp.methods import METHODS
+from torchivp.per_sample.stiffness import WatchedRows
 
 # Those that iterate look once in each iteration.
 ADAPTIVE = sorted(name for name, method in METHODS.items() if method().adaptive and name not in ITERATING)
@@ -103,6 +104,24 @@ def test_one_per_attempted_step(method: str, outputs: str, monkeypatch: pytest.M
             sol = torchivp.solve(swing, Y0, t, method=method, rtol=tol, atol=tol, **options)
         around.append(counter.count - sol.stats.attempted)
     assert around[1] == around[2] <= AROUND
+
+
+def test_none_for_watching_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is seen of stiffness travels with what the loop reads anyway."""
+    f = lambda t, y: torch.stack([y[:, 1], -y[:, 0]], 1)
+    looked: list[int] = []
+    look = WatchedRows.look
+    monkeypatch.setattr(WatchedRows, "look", lambda self, *step: looked.append(1) or look(self, *step))
+    counts = []
+    for watched in (False, True):
+        with looks(monkeypatch) as counter, monkeypatch.context() as patch:
+            if not watched:
+                patch.setattr(WatchedRows, "of", lambda problem, plan: None)
+            sol = torchivp.solve(f, torch.eye(2, dtype=torch.float64), (0.0, 90.0), rtol=1e-6, atol=1e-8, batch_dims=1)
+        counts.append(counter.count)
+    assert int(sol.stats.attempted.max()) > 300
+    assert len(looked) > 20
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize("method", FIXED)

@@ -21,7 +21,7 @@ from .plan import Plan
 from .transforms import as_float
 
 STIFF = 0.9  # of the stability size: a step this long is as long as stability allows
-_STIFF_LOOKS, _CALM_LOOKS = 5, 2  # a watched method is in trouble after so many looks, and out of it again
+STIFF_LOOKS, CALM_LOOKS = 5, 2  # a watched method is in trouble after so many looks, and out of it again
 
 
 class Taken(NamedTuple):
@@ -123,7 +123,7 @@ class Watched(Steering):
         super().__init__(method)
         self.twins = twins
         self.steps = 0
-        self.streak = Streak(_CALM_LOOKS)
+        self.streak = Streak(CALM_LOOKS)
         self.before: Taken | None = None
 
     def after(self, taken: Taken) -> float:
@@ -138,7 +138,7 @@ class Watched(Steering):
 
     def look(self, found: float) -> None:
         self.streak.note(found)
-        if self.streak.stiff >= _STIFF_LOOKS:
+        if self.streak.stiff >= STIFF_LOOKS:
             self.stiff = True
         elif not self.streak.stiff:
             self.stiff = False
@@ -167,7 +167,7 @@ class Switching(Steering):
     def begin(self) -> None:
         """A method takes over."""
         self.steps = self.calm = 0
-        self.streak = Streak(_CALM_LOOKS)
+        self.streak = Streak(CALM_LOOKS)
         self.radius = SpectralRadius()
 
     def after(self, taken: Taken) -> float:

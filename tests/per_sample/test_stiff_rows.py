@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 import torchivp
+from stiff_problems import STIFF as PROBLEMS
 from torchivp import Status, StiffnessWarning, out_of_steps
+from torchivp.controllers import PID
+from torchivp.methods import Tsit5
+from torchivp.methods.base import Step
+from torchivp.per_sample.problem import make_rows_problem
+from torchivp.per_sample.stiffness import WatchedRows
+from torchivp.plan import Plan
 
 F64 = torch.float64
 RATES = torch.tensor([1e4, 0.1, 1e3, 1.0, 3e4], dtype=F64)
@@ -43,7 +50,7 @@ STIFF = [Status.STIFF, Status.SUCCESS, Status.STIFF, Status.MAX_STEPS, Status.ST
 @pytest.mark.parametrize("method", ["bosh3", "tsit5", "dop853"])
 @pytest.mark.parametrize("compact", [False, True], ids=["all", "compact"])
 def test_each_row_for_itself(compact: bool, method: str) -> None:
-    sol = run_out("in 3 of 5 rows", method=method, compact=compact, save="steps")
+    sol = run_out("of 5 rows" if method == "tsit5" else "in 3 of 5 rows", method=method, compact=compact, save="steps")
     assert sol.status == STIFF
     assert sorted(sol.messages) == [0, 2, 3, 4]
     for b, status in enumerate(sol.status):
@@ -93,3 +100,70 @@ def test_rows_that_do_what_they_should_are_not_asked(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(out_of_steps, "asked", None)
     monkeypatch.setattr("torchivp.per_sample.out_of_steps.asked", None)
     assert run_out(t=(0.0, 0.01)).success
+
+
+def solve_hires(**settings: Any) -> Any:
+    """Three rows, one of which ends before its problem is stiff."""
+    hires = PROBLEMS["HIRES"]
+    ends = torch.tensor([[0.0, 12.0], [0.0, 1.0], [0.0, 12.0]], dtype=F64)
+    how = {"method": "tsit5", "batch_dims": 1, "rtol": 1e-6, "atol": 1e-10, **settings}
+    with torch.no_grad():
+        return torchivp.solve(hires.f, hires.start.expand(3, 8).clone(), ends, **how)
+
+
+@pytest.mark.parametrize("settings", [{}, {"compact": True}], ids=["all", "compact"])
+def test_rows_are_watched_and_nothing_is_altered(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One warning that says how many rows; the steps that are taken unwatched, bit by bit."""
+    with pytest.warns(StiffnessWarning, match="2 of 3 rows, which go on") as found:
+        sol = solve_hires(save="steps", **settings)
+    assert len(found) == 1
+    monkeypatch.setattr(WatchedRows, "of", lambda problem, plan: None)
+    alone = solve_hires(save="steps", **settings)
+    assert sol.success
+    assert sol.stats.nfe == alone.stats.nfe
+    for a, b in zip(sol, alone):
+        assert torch.equal(a.t, b.t)
+        assert torch.equal(a.y, b.y)
+
+
+def test_rows_warn_once_before_they_run_out() -> None:
+    sol = run_out("of 5 rows, which go on", method="tsit5", max_steps=400)
+    assert sol.status == STIFF
+
+
+def test_each_row_has_its_own_looks() -> None:
+    """Rows are not stiff together: none of these is for long enough, though all looks find one that is."""
+    watched = WatchedRows.of(*problem_and_plan(rows=2))  # type: ignore[arg-type]
+    assert watched is not None
+    turns = iter([[1.0, 0.2], [0.2, 1.0]] * 20)
+    watched.twins = _Told(turns)  # type: ignore[assignment]
+    everyone = torch.ones(2, dtype=torch.bool)
+    looks = [watched.look(*look_of(rows=2), everyone) for _ in range(4)]
+    assert not torch.stack(looks).any()
+    assert watched.stiff.tolist() == [2, 2]
+    watched.twins = _Told(iter([[0.2, 1.0]] * 3))  # type: ignore[assignment]
+    looks = [watched.look(*look_of(rows=2), everyone) for _ in range(3)]
+    assert looks[-1].tolist() == [False, True]
+    assert watched.stiff.tolist() == [0, 5]
+
+
+class _Told:
+    """Twins that say what they are told."""
+
+    def __init__(self, turns: Any):
+        self.turns = turns
+
+    def stiffness_of_rows(self, *step: Any) -> Tensor:
+        return torch.tensor(next(self.turns), dtype=F64)
+
+
+def problem_and_plan(rows: int) -> tuple[Any, Any]:
+    problem = make_rows_problem(
+        lambda t, y: -y, Y0[:rows], (0.0, 1.0), None, batch_dims=1, couple=False, rtol=1e-3, atol=1e-6
+    )
+    return problem, Plan(Tsit5(), PID(), None, None, watch_stiffness=True, run=lambda: None)
+
+
+def look_of(rows: int) -> tuple[Any, Step]:
+    problem, _ = problem_and_plan(rows)
+    return problem, Step(problem.y0, problem.y0, problem.y0, None, ())

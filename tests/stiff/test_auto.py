@@ -65,6 +65,7 @@ def test_the_tightest_tolerance_counts() -> None:
     ("wrong", "why"),
     [
         ({"nonstiff": "bosh3"}, "do not tell whether"),
+        ({"nonstiff": "dop853"}, "do not tell whether"),
         ({"nonstiff": "rk4_classic"}, "no error estimate"),
         ({"nonstiff": "kvaerno5"}, "do not tell whether"),
         ({"nonstiff": "auto"}, "do not tell whether"),

@@ -23,7 +23,7 @@ from torchivp.problem import Problem, make_problem
 WITH_TWINS = [
     name for name, m in METHODS.items() if issubclass(m, ExplicitRungeKutta) and m().adaptive and Twins.of(m())
 ]
-LATE = ["adaptive_heun", "dop853"]
+LATE = ["dop853"]
 
 
 def solve(name: str, **settings: Any) -> torchivp.Solution:
@@ -80,7 +80,7 @@ def test_late_twins_find_the_eigenvalue(method: str) -> None:
 
 
 def test_who_has_late_twins() -> None:
-    """Those of fehlberg2 are too close to tell anything."""
+    """Those of fehlberg2 and adaptive_heun are close to each other."""
     assert [name for name in WITH_TWINS if Twins.of(METHODS[name]()).late] == LATE  # type: ignore[union-attr]
     assert "fehlberg2" not in WITH_TWINS
 
@@ -143,7 +143,7 @@ def lorenz(t: Tensor, y: Tensor) -> Tensor:
 @pytest.mark.parametrize("method", WITH_TWINS)
 def test_problems_that_are_not_stiff(method: str) -> None:
     """Many steps, an eccentric orbit, chaos: nobody warns (warnings are errors here)."""
-    rtol = 1e-4 if METHODS[method]().order < 4 else 1e-7
+    rtol = 1e-7
     orbit = torch.tensor([0.3, 0.0, 0.0, (1.7 / 0.3) ** 0.5], dtype=torch.float64)
     assert torchivp.solve(kepler, orbit, (0.0, ORBIT), method=method, rtol=rtol, atol=rtol / 100).success
     start = torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64)

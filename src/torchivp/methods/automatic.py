@@ -85,11 +85,11 @@ def checked_nonstiff(method: str | Method | type[Method]) -> Method:
     from .table import choose_method  # which knows this class, too
 
     chosen = choose_method(method)
-    Twins.required(chosen)
     if not chosen.adaptive:
         raise InputError(
             f"Auto got nonstiff={chosen!r}, which has no error estimate. Give an adaptive method, such as 'tsit5'."
         )
+    Twins.required(chosen)
     return chosen
 
 

@@ -17,7 +17,7 @@ from .base import Method
 from .tableau import Tableau
 
 _DAMPED = 0.05  # of |lambda|: a mode that decays less within a radian is an oscillation, which no implicit method makes easier
-_APART = 0.1  # weights of slopes in the states of twins differ by more (those of fehlberg2 by 0.002, all others by 0.5 at least)
+_APART = 1.0  # weights of slopes in the states of twins differ by more (0.5: adaptive_heun, 0.002: fehlberg2, others from 9 on)
 _STILL = 0.1  # shorter steps are stable in all directions but for rounding
 
 
@@ -131,10 +131,15 @@ class Twins(NamedTuple):
             scale: what counts as one in each number of the state, ``[1, D]``: its tolerance, because what limits the steps may be
                 a small number among large ones.
         """
+        return as_float(self.stiffness_of_rows(k, scale, 1)[0])
+
+    def stiffness_of_rows(self, k: Slopes, scale: Tensor, rows: int) -> Tensor:
+        """The same of each of B rows, ``[B]``; stays on the device."""
         weights = difference_weights(self.tableau, k.dtype, k.device)
         differences = torch.mm(weights, k[: self.tableau.stages].detach())
-        sizes = torch.linalg.vector_norm(torch.where(scale > 0, differences / scale, 0), dim=1)
-        return as_float(sizes[0] / sizes[1]) / self.size
+        scaled = torch.where(scale > 0, differences / scale, 0).view(2, rows, scale.shape[1] // rows)
+        slopes, states = torch.linalg.vector_norm(scaled, dim=2)
+        return slopes / states / self.size
 
 
 @lru_cache(maxsize=64)

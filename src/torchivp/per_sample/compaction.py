@@ -123,6 +123,7 @@ def state_of(state: RowsState, rows: Tensor) -> RowsState:
         slope=None if state.slope is None else numbers_of(state.slope, rows, of),
         slope_draws=state.slope_draws,
         memory=tuple(x[rows] for x in state.memory),
+        watched=None if state.watched is None else state.watched.of_rows(rows),
     )
 
 
@@ -135,6 +136,8 @@ def put_back(state: RowsState, trajectory: RowTrajectory, rows: Tensor, part: Ro
     state.accepted = state.accepted.index_copy(0, rows, part.accepted)
     state.running = state.running.index_copy(0, rows, part.running)
     state.alive, state.tries = part.alive, part.tries
+    if state.watched is not None and part.watched is not None:
+        state.watched.warned = part.watched.warned
     for mask, after, code in part.ends:
         whole = torch.zeros_like(state.running)
         whole[rows] = mask

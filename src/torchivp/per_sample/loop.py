@@ -22,6 +22,7 @@ from ..span import RowSpan, spread
 from ..transforms import constant
 from .problem import RowsProblem
 from .saving import Wanted
+from .stiffness import WatchedRows
 
 CODES = list(Status)
 RUNNING = CODES.index(Status.RUNNING)
@@ -40,6 +41,7 @@ class RowsState:
         tries: attempted steps so far, a number.
         frozen: numbers that no slope moves, ``[1, B * D]``; None: a slope of 0 times dt does that.
         failed: what the failed rows failed at, by row.
+        watched: they are, for stiffness.
     """
 
     t: Tensor
@@ -57,6 +59,7 @@ class RowsState:
     memory: RowMemory = ()
     frozen: Tensor | None = None
     failed: dict[int, Failed] = field(default_factory=dict)
+    watched: WatchedRows | None = None
 
     @property
     def code(self) -> Tensor:
@@ -207,7 +210,11 @@ def attempted_step(problem: RowsProblem, plan: Plan, state: RowsState) -> RowsTa
     accepted = verdict.accepted if state.alive == len(ratio) else verdict.accepted & state.running
     ended = accepted & (span.t1 >= plan.limits.end)
     tiny = verdict.dt < plan.limits.tiny
-    n_accepted, n_ended, n_tiny = torch.stack((accepted, ended, tiny)).sum(1).tolist()
+    watched = state.watched if state.watched is not None and state.watched.looks(state.tries) else None
+    stiff = () if watched is None else (watched.look(problem, step, accepted),)
+    n_accepted, n_ended, n_tiny, *n_stiff = torch.stack((accepted, ended, tiny, *stiff)).sum(1).tolist()
+    if watched is not None and n_stiff[0]:
+        watched.warn(plan, n_stiff[0], len(ratio))
     proposed = verdict.dt
     if plan.limits.stops is not None:  # a step that was cut to land somewhere says nothing against its proposal
         proposed = torch.where(accepted & (span.t1 < state.t + state.dt), torch.maximum(proposed, state.dt), proposed)

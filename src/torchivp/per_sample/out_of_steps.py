@@ -31,7 +31,10 @@ def name_stiff_rows(problem: RowsProblem, plan: Plan, state: RowsState) -> None:
     if isinstance(problem.tolerance, RowTolerance) and problem.tolerance.couple:  # what is stiff limits all
         found = out_of_steps
     state.rename(found, Status.STIFF)
-    warn_of(plan.method, f"max_steps={plan.max_steps} were used up in {int(found.sum())} of {len(found)} rows by steps")
+    if state.watched is None or not state.watched.warned:
+        warn_of(
+            plan.method, f"max_steps={plan.max_steps} were used up in {int(found.sum())} of {len(found)} rows by steps"
+        )
 
 
 def more_steps(trial: Trial, state: RowsState, rows: Tensor) -> tuple[Tensor, Iterator[Round]]:

@@ -17,6 +17,7 @@ from ..per_sample.loop import RowsState, RowsTaken, begin, march, start
 from ..per_sample.out_of_steps import name_stiff_rows
 from ..per_sample.problem import RowsProblem
 from ..per_sample.saving import Wanted
+from ..per_sample.stiffness import WatchedRows
 from ..per_sample.trajectory import AtEnds, InSteps, RowTrajectory, Values, at
 from ..plan import Plan
 from ..progress import watched
@@ -82,6 +83,7 @@ def started(
     state = begin(problem)
     out = Run(state, first_outputs(problem, plan), None if new_tape is None else new_tape())
     state.slope, state.slope_draws = known
+    state.watched = WatchedRows.of(problem, plan)
     with caught(plan, state):
         start(problem, plan, state)
     return out, state

@@ -46,7 +46,7 @@ class Round(NamedTuple):
     values: Tensor
 
 
-_NOWHERE = Round(torch.zeros(1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.complex128))
+_CPU = torch.device("cpu")  # whatever the default device is
 
 
 def why_out_of_steps(problem: Problem, plan: Plan, state: LoopState) -> Status:
@@ -89,7 +89,7 @@ def limited(trial: Trial, values: Tensor, rounds: Iterable[Round]) -> Tensor:
     Args:
         values: eigenvalues where the first round begins.
     """
-    found = torch.ones(len(values), dtype=torch.bool)
+    found = torch.ones(len(values), dtype=torch.bool, device=_CPU)
     for size, after in rounds:
         for at in (values, after):
             found &= outgrows(trial.tableau, at * (size / _AS_LONG).unsqueeze(1)).any(1)
@@ -114,8 +114,10 @@ def more_steps(trial: Trial, state: LoopState) -> tuple[Tensor, Iterator[Round]]
                 pass
             steps = going.accepted - accepted
             if not steps or going.status is not Status.MAX_STEPS:
-                yield _NOWHERE
+                yield Round(torch.zeros(1, dtype=torch.float64, device=_CPU), first)
                 return
-            yield Round(torch.tensor([(going.t - t) / steps], dtype=torch.float64), values())
+            mean = (going.t - t) / steps
+            yield Round(torch.tensor([mean], dtype=torch.float64, device=_CPU), values())
 
-    return values(), rounds()
+    first = values()
+    return first, rounds()

@@ -54,8 +54,9 @@ def outer_eigenvalues(field: Field, span: Span, y: Rows) -> Tensor:
 
 def some_direction(like: Vectors) -> Vectors:
     """Of length 1, with a share of every eigenvector: its frequencies are all alike."""
-    v = torch.cos(torch.arange(1, like.shape[1] + 1, dtype=torch.float64) ** 2).to(like)
-    return (v / torch.linalg.vector_norm(v)).expand(like.shape)
+    numbers = torch.arange(1, like.shape[1] + 1, dtype=torch.float64, device="cpu")
+    v = torch.cos(numbers**2)
+    return (v / torch.linalg.vector_norm(v)).to(like).expand(like.shape)
 
 
 def arnoldi(product: Callable[[Vectors], Vectors], start: Vectors, most: int) -> Tensor:

@@ -103,13 +103,8 @@ def coefficients(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> 
         weights=interpolant_weights(dense, dtype, device),
         dense_from_end=counted_from_end(dense.c, device),
         dense_a=tuple(row(a) for a in dense.a),
-        end_slope=next((i for i, a in enumerate(dense.a) if same_weights(a, tableau.b)), None),
+        end_slope=dense.end_slope(tableau.b),
     )
-
-
-def same_weights(row: Row, b: Row) -> bool:
-    """Whether a stage with this row stands where ``b`` leads: at the end of the step."""
-    return row[: len(b)] == b and not any(row[len(b) :])
 
 
 def as_row(numbers: Row, dtype: torch.dtype, device: torch.device) -> Tensor:

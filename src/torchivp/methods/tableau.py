@@ -31,6 +31,10 @@ class DenseOutput:
     c: Row = ()
     a: tuple[Row, ...] = ()
 
+    def end_slope(self, b: Row) -> int | None:
+        """Which of the extra stages is the slope at the end of the step, where the weights ``b`` lead, if one is."""
+        return next((i for i, row in enumerate(self.a) if row[: len(b)] == b and not any(row[len(b) :])), None)
+
 
 @dataclass(frozen=True, eq=False)
 class Tableau:

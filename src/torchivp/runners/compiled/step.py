@@ -348,8 +348,10 @@ def at_end(form: Form, looked: bool) -> tuple[int, ...]:
         return tuple(part.last - 1 for part in form.parts)
     if form.tableau.fsal:
         return (len(form.tableau.b) - 1,)
-    cubic = looked and form.tableau.dense is None
-    return (len(form.tableau.b),) if cubic else ()
+    if not looked:
+        return ()
+    extra = (form.tableau.dense or hermite(form.tableau)).end_slope(form.tableau.b)
+    return () if extra is None else (len(form.tableau.b) + extra,)
 
 
 def size(norm: str, xs: State, batch: int) -> Tensor:

@@ -173,11 +173,16 @@ class Layout:
         self.shape = self.shapes[0]
         self.is_row = self.is_tensor and self.shape == (1, self.size) and self.dtype == self.dtypes[0]
 
+    @property
+    def of_q(self) -> int:
+        """How many tensors make up the first of the two parts of a state ``(q, p)``."""
+        return self.spec.children()[0].num_leaves
+
     @cached_property
     @outside_of_transforms
     def in_second(self) -> Tensor:
         """Which numbers of a row belong to the second of the two parts of a state ``(q, p)``, ``[1, D]``."""
-        first = sum(self.widths[: self.spec.children()[0].num_leaves])
+        first = sum(self.widths[: self.of_q])
         return (torch.arange(self.width, device=self.device) >= first).repeat(self.rows).view(1, self.size)
 
     def __reduce__(self) -> tuple[Any, ...]:

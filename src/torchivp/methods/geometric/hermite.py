@@ -15,7 +15,7 @@ from ...field import Field, time_dtype
 from ...span import Span
 from ...transforms import outside_of_transforms
 from ..explicit_rk import combine
-from ..tableau import Row, c1_weights
+from ..tableau import Number, Row, c1_weights
 
 # Slopes: at the start, the mean over the step, at the end; the quintic one has two more, at these nodes.
 INNER = (F(1, 3), F(2, 3))
@@ -28,6 +28,11 @@ QUINTIC = c1_weights(
     # theta^2 (1 - theta)^2 (-27 / 4 (r + 2 s) + 81 / 4 (r + s) theta) mends both.
     bumps=((F(-9, 2), 27, F(-9, 4), F(-27, 4), F(-27, 2)), (F(27, 4), -54, F(27, 4), F(81, 4), F(81, 4))),
 )
+
+
+def values_at(weights: Sequence[Row], node: Number) -> Row:
+    """The weights of the slopes in the value of an interpolant at one node."""
+    return tuple(sum(x * node**p for p, x in enumerate(column, 1)) for column in zip(*weights))
 
 
 class _Tensors(NamedTuple):
@@ -54,10 +59,7 @@ def interpolants(dtype: torch.dtype, device: torch.device) -> _Tensors:
         return torch.tensor([[float(x) for x in row] for row in rows], dtype=torch.float64).to(device, dtype)
 
     def values(weights: tuple[Row, ...]) -> tuple[Tensor, Tensor]:
-        first, second = (
-            matrix([tuple(sum(x * node**p for p, x in enumerate(column, 1)) for column in zip(*weights))])
-            for node in INNER
-        )
+        first, second = (matrix([values_at(weights, node)]) for node in INNER)
         return first, second
 
     def from_end(*nodes: float) -> Tensor:

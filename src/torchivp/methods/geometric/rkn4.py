@@ -7,6 +7,7 @@ Source: Nystroem 1925; Hairer, Norsett, Wanner, Solving ODEs I, table II.14.2, d
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ..._types import Rows
 from ...field import Field
@@ -35,17 +36,20 @@ class RKN4(Method):
     def step(self, field: Field, span: Span, y: Rows, history: History) -> Step:
         slope, second = history[0][1], field.layout.in_second
         drift, k1 = torch.where(second, 0, slope), torch.where(second, slope, 0)
-        c = interpolants(y.dtype, y.device)
-        middle, end = field.times(span, c.halfway)
+        middle, end = field.times(span, interpolants(y.dtype, y.device).halfway)
 
-        def towards(t: torch.Tensor, k: Rows) -> Rows:
+        def towards(t: Tensor, k: Rows) -> Rows:
             """The drift after a kick ``k`` of size dt: x' = v, so that accelerations are slopes of it."""
             return span.advance(drift, field.drift(t, k))
 
         k2 = field.kick(middle, span.advance(y, towards(middle, k1 / 4) / 2))
         k3 = field.kick(end, span.advance(y, towards(end, k2 / 2)))
         mean = towards(end, (k1 + 2 * k2) / 6) + (k1 + 4 * k2 + k3) / 6
-        return Step(span.advance(y, mean), torch.cat((slope, mean)), c.cubic, None, ())
+        return Step(span.advance(y, mean), torch.cat((slope, mean)), self.interpolant(y.dtype, y.device), None, ())
+
+    def interpolant(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The weights of its interpolant, ``[P, S]``."""
+        return interpolants(dtype, device).cubic
 
     def dense(self, field: Field, span: Span, y: Rows, step: Step) -> Step:
         """The slope at the end, which the next step need not ask for again."""

@@ -89,7 +89,12 @@ class SplittingMethod(Method):
         times = field.times(span, from_end(self.splitting, y.device))
         mean, last = self._compose(field, span, y, first, times, 1)
         k = torch.cat((first, mean, last))
-        return Step(span.advance(y, mean), k, self._weights(y), None, ((span.t1, last),))
+        return Step(span.advance(y, mean), k, self.interpolant(y.dtype, y.device), None, ((span.t1, last),))
+
+    def interpolant(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """The weights of its interpolant, ``[P, S]``."""
+        c = interpolants(dtype, device)
+        return c.quintic if self.order > 4 else c.cubic
 
     def dense(self, field: Field, span: Span, y: Rows, step: Step) -> Step:
         """The other halves of the slopes at both ends, and for order 6 two slopes inside."""
@@ -126,10 +131,6 @@ class SplittingMethod(Method):
         """The half of a slope that the first substep moves."""
         second = field.layout.in_second
         return torch.where(second, slope, 0) if self.splitting.first == KICK else torch.where(second, 0, slope)
-
-    def _weights(self, y: Rows) -> Tensor:
-        c = interpolants(y.dtype, y.device)
-        return c.quintic if self.order > 4 else c.cubic
 
 
 @lru_cache(maxsize=64)

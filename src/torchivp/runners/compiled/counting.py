@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...field import Field
 from ...methods.rosenbrock_tableau import RosenbrockTableau
-from .step import Form, at_end, extra_stages
+from .step import Form, at_end
 
 if TYPE_CHECKING:
     from .outputs import Found
@@ -26,7 +26,7 @@ def evaluations(form: Form, attempts: int, looked: Sequence[bool], goes_on: bool
         opened: so many of the attempts are those of an opening.
     """
     tableau = form.tableau
-    total = sum(looked) * len(extra_stages(form)[0])
+    total = sum(looked) * form.inside[1]
     opened = min(opened, attempts)
     total += (attempts - opened) * form.asks + (opened * form.opening.asks if form.opening else 0)
     if form.parts or isinstance(tableau, RosenbrockTableau):

@@ -20,6 +20,7 @@ from ...linalg.structured import Banded
 from ...methods import ALF, ExplicitAdams, ImplicitAdams, Method, Reversible, ReversibleHeun
 from ...methods.diagonal_rk import DiagonalRungeKutta
 from ...methods.explicit_rk import ExplicitRungeKutta
+from ...methods.geometric import RKN4, SplittingMethod
 from ...methods.rosenbrock_rk import Rosenbrock
 from ...methods.two_slopes import two_slopes
 from ...per_sample.loop import RUNNING
@@ -35,10 +36,11 @@ from .adams import tables_of as tables_of_adams
 from .columns import Leaves
 from .diagonal import diagonal_back, diagonal_stages, parts_of, tableau_of, tables_of
 from .explicit import explicit_stages
+from .geometric import NYSTROEM, composition_of, nystroem_stages, splitting_stages
 from .past import past_of
 from .reversible import TWO_SLOPES, alf_stages, heun_stages, interpolant, reversible_stages, twofold_of
 from .rosenbrock import rosenbrock_stages
-from .step import ALL, Carry, Fixed, Form, NormOf, Opening, Part, Stages
+from .step import ALL, Carry, Fixed, Form, NormOf, Opening, Part, Stages, stages_inside
 
 _UNROLL, _TINY = 2, 64  # in states of so few numbers the turns of a loop cost more than the steps
 _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, and so many numbers
@@ -47,8 +49,8 @@ _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, a
 def check(problem: Problem, plan: Plan, name: str) -> None:
     """Raise for what only the eager runner can do; the message says what."""
     reasons = {
-        "{method!r} (explicit and diagonally implicit Runge-Kutta methods, Rosenbrock's, Adams's and reversible ones "
-        "do)": not isinstance(plan.method, tuple(FAMILIES)),
+        "{method!r} (explicit and diagonally implicit Runge-Kutta methods, Rosenbrock's, Adams's, reversible and geometric "
+        "ones do)": not isinstance(plan.method, tuple(FAMILIES)),
         "{method!r}, which iterates": name == "cuda_graph" and isinstance(plan.method, DiagonalRungeKutta),
         "{method!r}, which begins with other steps": name == "cuda_graph"
         and isinstance(plan.method, ExplicitAdams | ImplicitAdams),
@@ -92,7 +94,7 @@ class Family:
         tableau: of a method.
         weights: of a method's interpolant, ``[P, S]``.
         tables, parts: of a method.
-        asks, past, opening: of a tableau.
+        asks, past, opening, inside: of a tableau.
     """
 
     stages: Callable[..., Stages]
@@ -106,6 +108,7 @@ class Family:
     asks: Callable[[Any], int] = lambda tableau: len(tableau.a) - 1
     past: Callable[[Any], int] = lambda tableau: 0
     opening: Callable[[Any], Opening | None] = lambda tableau: None
+    inside: Callable[[Any], tuple[int, int]] = stages_inside
 
 
 _ADAMS = Family(
@@ -148,6 +151,20 @@ FAMILIES: dict[type[Method], Family] = {
         weights=interpolant,
         asks=lambda twofold: twofold.asks,
         past=lambda twofold: 1,
+    ),
+    SplittingMethod: Family(
+        splitting_stages,
+        lead=1,
+        hands_on=True,
+        tableau=composition_of,
+        asks=lambda composition: composition.asks,
+        inside=lambda composition: composition.inside,
+    ),
+    RKN4: Family(
+        nystroem_stages,
+        tableau=lambda method: NYSTROEM,
+        asks=lambda nystroem: nystroem.asks,
+        inside=lambda nystroem: nystroem.inside,
     ),
 }
 
@@ -194,6 +211,8 @@ def form_of(
         past=family.past(tableau),
         opening=family.opening(tableau),
         hands_on=family.hands_on,
+        of_q=len(leaves.each(layout.shapes[: layout.of_q])) if method.needs else 0,
+        inside=family.inside(tableau) if looks_inside else (0, 0),
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...controllers import Controller
 from ...estimates import combined
-from ...methods.tableau import Number, Tableau, hermite
+from ...methods.tableau import DenseOutput, Number, Tableau, hermite
 from ...per_sample.loop import CODES
 from ...solution import Status
 from .pure import Pure
@@ -110,6 +110,8 @@ class Form:
         past: lines of the past that the method carries (see ``Carry``); ``opening``: its first steps, where these have to become
             known.
         hands_on: a step says itself what the next one begins with.
+        of_q: so many tensors make up ``q`` in a state ``(q, p)``, for a method that needs one.
+        inside: the slopes that only the interpolant needs, and the evaluations of ``f`` that they take; none where nobody looks.
     """
 
     stages: Callable[..., Stages]
@@ -137,6 +139,8 @@ class Form:
     past: int = 0
     opening: Opening | None = None
     hands_on: bool = False
+    of_q: int = 0
+    inside: tuple[int, int] = (0, 0)
 
 
 class Fixed(NamedTuple):
@@ -294,16 +298,28 @@ def weighted(weights: Sequence[Number], terms: Sequence[Tensor]) -> Tensor:
 
 def extra_stages(form: Form) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
     """Nodes and rows of the stages that only the interpolant needs."""
-    tableau = getattr(form.tableau, "base", form.tableau)
-    if not (form.looks_inside and isinstance(tableau, Tableau)):
+    dense = dense_of(form.tableau)
+    if not form.looks_inside or dense is None:
         return (), ()
-    dense = tableau.dense or hermite(tableau)
     return tuple(map(float, dense.c)), tuple(tuple(map(float, row)) for row in dense.a)
+
+
+def dense_of(tableau: Any) -> DenseOutput | None:
+    """The interpolant of a Runge-Kutta method (or of one that is made of it); None: of another method."""
+    tableau = getattr(tableau, "base", tableau)
+    return (tableau.dense or hermite(tableau)) if isinstance(tableau, Tableau) else None
+
+
+def stages_inside(tableau: Any) -> tuple[int, int]:
+    """As in ``Form.inside``, for Runge-Kutta methods."""
+    dense = dense_of(tableau)
+    count = 0 if dense is None else len(dense.c)
+    return count, count
 
 
 def stage_count(form: Form) -> int:
     """How many slopes a step has, those for its interpolant included."""
-    return form.lead + len(form.tableau.b) + len(extra_stages(form)[0])
+    return form.lead + len(form.tableau.b) + form.inside[0]
 
 
 def slopes(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: State) -> tuple[Tensor, ...]:
@@ -343,7 +359,7 @@ def at_end(form: Form, looked: bool) -> tuple[int, ...]:
         looked: those of its interpolant are there.
     """
     if not isinstance(form.tableau, Tableau):
-        return ()
+        return getattr(form.tableau, "at_end", ()) if looked else ()
     if form.parts and all(part.fsal for part in form.parts):
         return tuple(part.last - 1 for part in form.parts)
     if form.tableau.fsal:

@@ -78,7 +78,6 @@ def taken_apart(
     (end,) = (node for node in graph.graph.nodes if node.op == "output")
     outputs: Any = end.args[0]
     taken: dict[int, list[fx.Node]] = {}
-    given: dict[int, list[fx.Node]] = {}
     for i, (shape, result) in enumerate(zip(shapes, results)):
         state = next((node for node, place in zip(places, arguments) if place == Place("y", i)), None)
         stack = stacked(outputs[result.i], len(shape)) if result.kind == "out" and shape else None
@@ -86,9 +85,10 @@ def taken_apart(
             continue
         asked = columns_of(state, len(shape), shape[-1])
         if asked is not None:
-            taken[i], given[i] = asked, stacked(outputs[result.i], len(shape)) or []  # now of the new placeholders
+            taken[i] = asked
     if not taken:
         return None
+    given = {i: stacked(outputs[results[i].i], len(shapes[i])) or [] for i in taken}  # maybe the new placeholders
     columns = tuple(len(taken.get(i, ())) for i in range(len(shapes)))
     first = [sum(max(1, n) for n in columns[:i]) for i in range(len(shapes))]
     end.args = (

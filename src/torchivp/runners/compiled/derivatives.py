@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.fx.experimental._config as symbols
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -27,12 +28,9 @@ def derivative_of(
     if key not in pure.programs:
         mode: Any = "symbolic" if t.dim() else "real"
         widths = [y[(0,) * t.dim()].numel() for y in ys]  # these are numbers, also where sizes are symbols
-        with torch.enable_grad():
+        config: Any = symbols
+        with torch.enable_grad(), config.patch(use_duck_shape=False):  # a batch may be as large as a state by chance
             graph = make_fx(_rows_of(pure, widths, band), tracing_mode=mode)(t, *ys, *(x.detach() for x in held))
-        for node in list(graph.graph.nodes):
-            if node.target is torch.ops.aten.detach.default:  # the derivative depends on the state in its turn
-                node.replace_all_uses_with(node.args[0])
-                graph.graph.erase_node(node)
         graph.graph.eliminate_dead_code()
         graph.recompile()
         pure.programs[key] = graph

@@ -37,6 +37,10 @@ class TwoParts(nn.Module, ABC):
 
     forms: tuple[str, ...] = (TWO_PARTS,)
 
+    def made_of(self) -> Callable[..., Any]:
+        """The user's function by which it is known again where it is made anew for every solve."""
+        return self
+
     @abstractmethod
     def of_q(self, t: Tensor, q: PyTree, p: PyTree, *args: PyTree) -> PyTree:
         """The slope of ``q``."""
@@ -84,6 +88,9 @@ class SecondOrder(TwoParts):
         self.velocity = velocity
         self.forms = () if velocity else (TWO_PARTS, SECOND_ORDER)
 
+    def made_of(self) -> Callable[..., Any]:
+        return self.a
+
     def of_q(self, t: Tensor, q: PyTree, p: PyTree, *args: PyTree) -> PyTree:
         return p
 
@@ -113,6 +120,9 @@ class Partitioned(TwoParts):
         self.f = callable_or_error(f, "Partitioned", "f(t, p)")
         self.g = callable_or_error(g, "Partitioned", "g(t, q)")
 
+    def made_of(self) -> Callable[..., Any]:
+        return self.g
+
     def of_q(self, t: Tensor, q: PyTree, p: PyTree, *args: PyTree) -> PyTree:
         return self.f(t, p, *args)
 
@@ -126,8 +136,7 @@ class Hamiltonian(TwoParts):
     Args:
         H: the energy ``H(t, q, p)`` (or ``H(t, q, p, args)``): a real number, or one for each row of a batch whose rows do not
             see each other (what it returns is summed). Geometric methods need a separable one, H = T(p) + V(t, q); a
-            solve with such a method compares the halves at two states first. ``runner="compiled"`` cannot look through the
-            derivative: write the two slopes as ``Partitioned`` or ``SecondOrder`` for it.
+            solve with such a method compares the halves at two states first.
 
     Raises:
         InputTypeError: for an ``H`` that cannot be called.
@@ -141,6 +150,9 @@ class Hamiltonian(TwoParts):
     def __init__(self, H: Callable[..., Tensor]):
         super().__init__()
         self.H = callable_or_error(H, "Hamiltonian", "H(t, q, p)")
+
+    def made_of(self) -> Callable[..., Any]:
+        return self.H
 
     def forward(self, t: Tensor, state: PyTree, *args: PyTree) -> tuple[PyTree, PyTree]:
         q, p = halves(state)

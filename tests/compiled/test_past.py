@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from torchivp import Event
 from torchivp.gradients import Discrete, Interpolated
 from torchivp.methods import ExplicitAdams, ImplicitAdams, Reversible
 from torchivp.runners import cuda_graph
-from torchivp.runners.compiled import backward, gradient, march, program
+from torchivp.runners.compiled import march
 
 pytestmark = pytest.mark.compiled
 
@@ -39,20 +38,7 @@ def of(methods: dict[str, Any]) -> Any:
 
 
 @pytest.fixture
-def f(monkeypatch: pytest.MonkeyPatch) -> Swing:
-    """A function whose loops Python goes through, turn by turn: the same programs, without the time to compile them."""
-
-    def while_loop(
-        goes_on: Callable[..., Tensor], turn: Callable[..., Sequence[Tensor]], now: Sequence[Tensor]
-    ) -> Sequence[Tensor]:
-        while bool(goes_on(*now)):
-            now = turn(*now)
-        return tuple(now)
-
-    for module in (program, backward):
-        monkeypatch.setattr(module, "while_loop", while_loop)
-    for module in (march, gradient):
-        monkeypatch.setattr(module, "compiled", lambda program, *about, **how: program)
+def f(python_loops: None) -> Swing:
     return Swing()
 
 

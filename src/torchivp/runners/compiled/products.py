@@ -36,12 +36,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y if bias is None else y + bias
 
 
+def added_product(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``bias + a @ b``."""
+    return bias + product(a, b)
+
+
 _REPLACED: dict[Any, Callable[..., Tensor]] = {
     operator.matmul: product,
     torch.matmul: product,
     torch.mm: product,
     torch._C._nn.linear: linear,
     torch.nn.functional.linear: linear,
+    torch.ops.aten.mm.default: product,
+    torch.ops.aten.addmm.default: added_product,
 }
 
 

@@ -16,10 +16,12 @@ from torch import Tensor, fx, nn
 
 from ..._types import PyTree
 from ...errors import NotCompilable
+from ...partitioned import TwoParts
 from ...randomness import RandomState
 from ...state import flatten
 from .columns import taken_apart
 from .places import Place
+from .plain import made_plain
 from .products import as_sums
 
 Codes = dict[Any, int]
@@ -108,12 +110,12 @@ class Tracer:
 
     def _backend(self, graph: fx.GraphModule, example: list[Any]) -> Callable[..., Any]:
         self.traces += 1
-        number = len(self.graphs)
+        number, graph = len(self.graphs), made_plain(graph)
         self.graphs.append(graph)
 
         def run(*inputs: Any) -> Any:
             before = versions(inputs)
-            with self.draws_nothing(number):
+            with self.draws_nothing(number), torch.no_grad():
                 out = graph.forward(*inputs)
             if versions(inputs) != before:
                 raise NotCompilable(
@@ -147,7 +149,7 @@ class Tracer:
         """Evaluate ``f`` once, and say what it is."""
         ys = flatten(y)[0]
         self.last, self.device = (-1, (), ()), t.device
-        with tracing():
+        with tracing(), torch.enable_grad():
             slopes = flatten(self.traced(f, t, y, args))[0]
         number, inputs, out = self.last
         held: list[Tensor] = []
@@ -306,6 +308,7 @@ def owner_of(f: Any) -> Any:
     """What stands for ``f`` from solve to solve: its module, or the code that all functions made in one place share."""
     while hasattr(f, "__wrapped__"):
         f = f.__wrapped__
+    f = f.made_of() if isinstance(f, TwoParts) else f
     if isinstance(f, nn.Module):
         return f
     bound = getattr(f, "__self__", None)

@@ -5,12 +5,13 @@ Every substep asks for the whole ``f``. What only the half that rests needs of i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...methods.geometric import Splitting, SplittingMethod
+from ...methods.geometric import SplittingMethod
 from ...methods.geometric.hermite import CUBIC, INNER, QUINTIC, values_at
 from ...methods.geometric.splitting import DRIFT, KICK
 from .explicit import advanced, moved
@@ -21,30 +22,41 @@ from .step import Fixed, Form, Stages, State, slopes, weighted, wide
 @dataclass(frozen=True)
 class Composition:
     """Drifts and kicks in turns, as the tableau of a form. The slopes of a step are that of its first substep, the mean, and that
-    of its last substep (whole slopes where somebody looks inside), and of order 6 two between them."""
+    of its last substep (whole slopes where somebody looks inside), and of order 6 two between them.
 
-    splitting: Splitting
+    Attributes:
+        kinds, weights: of the substeps; ``from_end``: when they ask, of all but the first (as in ``Splitting``).
+        quintic: the interpolant is the longer one.
+    """
+
+    kinds: tuple[int, ...]
+    weights: tuple[float, ...]
+    from_end: tuple[float, ...]
+    quintic: bool
 
     b = (0.0, 1.0, 0.0)
     b_err = None
 
     @property
-    def asks(self) -> int:
-        """Kicks in a step; the first substep's slope is known."""
-        return sum(self.splitting.kind(j) == KICK for j in range(1, len(self.splitting.weights)))
+    def first(self) -> int:
+        return self.kinds[0]
 
     @property
-    def quintic(self) -> bool:
-        return self.splitting.order > 4
+    def asks(self) -> int:
+        """Kicks in a step; the first substep's slope is known."""
+        return self.kinds[1:].count(KICK)
 
     @property
     def inside(self) -> tuple[int, int]:
-        kicks = 2 * (self.splitting.first == DRIFT)
+        kicks = 2 if self.first == DRIFT else 0
         return (2, kicks + 4) if self.quintic else (0, kicks)
 
 
 def composition_of(method: SplittingMethod) -> Composition:
-    return Composition(method.splitting)
+    """All in numbers: dynamo does not go through cached properties."""
+    splitting = method.splitting
+    kinds = tuple(splitting.kind(j) for j in range(len(splitting.weights)))
+    return Composition(kinds, splitting.weights, splitting.from_end, method.order > 4)
 
 
 def splitting_stages(
@@ -53,21 +65,20 @@ def splitting_stages(
 ) -> Stages:  # fmt: skip
     """A step of drifts and kicks; of the slopes ``ks`` it begins with the half of the first substep counts."""
     composition: Composition = form.tableau
-    splitting, n = composition.splitting, form.of_q
+    n = form.of_q
     starts, now, means = in_halves(ys, n), in_halves(ys, n), in_halves(ys, n)
     found: tuple[list[State], list[State]] = ([], [])
-    slope = first = in_halves(ks, n)[splitting.first]
-    for j in range(len(splitting.weights)):
-        kind = splitting.kind(j)
+    slope = first = in_halves(ks, n)[composition.first]
+    for j, kind in enumerate(composition.kinds):
         if j:
-            t = t1 + splitting.from_end[j - 1] * h
+            t = t1 + composition.from_end[j - 1] * h
             slope = in_halves(slopes(form, pure, fixed, held, t, joined(now)), n)[kind]
         found[kind].append(slope)
-        weights = splitting.weights[j % 2 : j + 1 : 2]
+        weights = composition.weights[j % 2 : j + 1 : 2]
         means[kind] = tuple(weighted(weights, terms) for terms in zip(*found[kind]))
         now[kind] = tuple(advanced(h, y, mean, rests) for y, mean in zip(starts[kind], means[kind]))
-    last = alone(slope, ys, n, splitting.first)
-    known = [alone(first, ys, n, splitting.first), joined(means), last]
+    last = alone(slope, ys, n, composition.first)
+    known = [alone(first, ys, n, composition.first), joined(means), last]
     if form.looks_inside:
         known = looked_inside(form, pure, fixed, held, t1, h, ys, joined(now), known, rests)
     return Stages([ks, *known], joined(now), slope=last)
@@ -79,7 +90,7 @@ def looked_inside(
 ) -> list[State]:  # fmt: skip
     """The slopes of the interpolant, from the halves at both ends and the mean."""
     composition: Composition = form.tableau
-    n, other = form.of_q, 1 - composition.splitting.first
+    n, other = form.of_q, 1 - composition.first
 
     def whole(half: State, t: Tensor, at: State) -> State:
         rest = in_halves(slopes(form, pure, fixed, held, t, at), n)[other]
@@ -141,12 +152,12 @@ def in_halves(xs: State, n: int) -> list[State]:
     return [tuple(xs[:n]), tuple(xs[n:])]
 
 
-def joined(halves: list[State]) -> State:
+def joined(halves: Sequence[State]) -> State:
     return (*halves[DRIFT], *halves[KICK])
 
 
 def alone(half: State, like: State, n: int, kind: int) -> State:
     """A slope of the whole state that moves one half only."""
-    zeros = [tuple(torch.zeros_like(y) for y in part) for part in in_halves(like, n)]
-    zeros[kind] = half
-    return joined(zeros)
+    whole = in_halves(tuple(torch.zeros_like(y) for y in like), n)
+    whole[kind] = half
+    return joined(whole)

@@ -207,7 +207,8 @@ def blame(problem: RowsProblem, plan: Plan, state: CompiledState) -> None:
     with not_counted(problem.field, jacobians=bool((state.code[rows] == MAX_STEPS).all())):
         history = state.history or ((state.t, problem.field.start_slope(span, state.y)),)
         step = plan.method.step(problem.field, span, state.y, history)
-    state.note_failure(rows, state.dt if plan.controller.adaptive else span.dt, step)
+    given = torch.where(state.code == MAX_STEPS, torch.inf, span.dt)  # no step of this size failed
+    state.note_failure(rows, state.dt if plan.controller.adaptive else given, step)
 
 
 class AtOnce:

@@ -186,7 +186,7 @@ def read_back(problem: Problem, plan: Plan, loop: Loop, state: LoopState, at: Ca
     if status is Status.MAX_STEPS:
         status = why_out_of_steps(problem, plan, state)
     if failed and not plan.controller.adaptive:
-        state.dt = plan.limits.cut(t, dt).dt
+        state.dt = math.inf if status is Status.MAX_STEPS else plan.limits.cut(t, dt).dt
         status = status if state.accepted or bool(torch.isfinite(state.y).all()) else Status.NONFINITE_STATE
     if failed:
         state.fail(status, tried_again(problem, plan, state, slopes, status))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -42,7 +42,8 @@ class Limits:
         self.jumps = frozenset(t for t in jumps if t <= end)
         landings = sorted({t for t in (*stops, *self.jumps) if t < end} | {end})
         self.landings = landings
-        self.stops = sorted({*landings, *(t for t in grid if t < end and not _beside(t, landings))})
+        points = sorted(t for t in grid if t < end)
+        self.stops = sorted(set(points) - set(_beside(points, landings)) | set(landings))
         self.dtype = dtype
         self.open_ends = open_ends
         self.open_starts = open_starts
@@ -78,10 +79,11 @@ class Limits:
         return not_before(t, self.dtype) if t == self.start else None
 
 
-def _beside(t: float, landings: Sequence[float]) -> bool:
-    """Whether ``t`` is within rounding of one of the sorted landings."""
-    i = bisect_right(landings, t)
-    return any(abs(t - x) <= 8 * math.ulp(x) for x in landings[max(0, i - 1) : i + 1])
+def _beside(points: Sequence[float], landings: Iterable[float]) -> Iterator[float]:
+    """Those of the sorted points that are within rounding of one of the landings."""
+    for x in filter(math.isfinite, landings):
+        near = 8 * math.ulp(x)
+        yield from points[bisect_left(points, x - near) : bisect_right(points, x + near)]
 
 
 def not_past(t: float, dtype: torch.dtype) -> float | None:

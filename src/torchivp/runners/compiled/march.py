@@ -18,6 +18,7 @@ from .columns import Leaves
 from .compile import compiled, not_compiled
 from .counting import count
 from .derivatives import derivative_of
+from .landings import Landings
 from .norms import norm_of
 from .past import lines_known
 from .program import Program, Record, make_program, new_record
@@ -108,8 +109,11 @@ class Loop:
         """
         _, tries, _, _, fresh, asked = carry.totals.tolist()
         fixed, running = fixed._replace(weights=self.weights, tables=self.tables), True
+        landings = Landings(fixed.landings, self.form.unroll)
         while running:
-            totals = torch.tensor([1, tries, 0, tries + self.attempts, fresh, asked], device=carry.totals.device)
+            until = tries + min(self.attempts, landings.attempts)
+            fixed = fixed._replace(landings=landings.ahead(carry.t))
+            totals = torch.tensor([1, tries, 0, until, fresh, asked], device=carry.totals.device)
             start = carry._replace(totals=totals)
             record: Any = new_record(self.form, start.t.shape, start.ys, start.past) if self.form.slots else None
             began = time.perf_counter()

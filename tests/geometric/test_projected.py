@@ -65,6 +65,21 @@ def test_without_it_the_sphere_is_left() -> None:
     assert projected.stats.nfe > plain.stats.nfe
 
 
+def test_the_error_estimate_is_that_of_the_base() -> None:
+    """Both of its two."""
+    plain, projected = (
+        solve(turning, Y0, (0.0, 5.0), method=m, rtol=1e-8, dt=0.1) for m in ("dop853", Projected("dop853", Sphere()))
+    )
+    assert abs(projected.stats.attempted - plain.stats.attempted) <= 1
+
+
+def test_stages_that_were_not_solved_are_no_step() -> None:
+    jumps = lambda t, y: torch.where(y > 0.5, -10.0, 10.0)
+    method = Projected("implicit_euler", lambda y: y)
+    sol = solve(jumps, torch.ones(1, dtype=F64), (0.0, 1.0), method=method, dt=0.5, throw=False)
+    assert sol.status is torchivp.Status.NEWTON_FAILED
+
+
 def test_the_slope_after_a_projection_is_a_new_one() -> None:
     """Each step is the base's own from the projected state: one by one they are the same."""
     chosen = Projected("tsit5", Sphere(2.0))

@@ -73,7 +73,8 @@ class Projected(Method):
         step = self.base.step(field, span, y, history)
         back = span.rate(field.projected(self.manifold, step.y1) - step.y1)
         k = torch.cat((back, step.k))
-        return Step(span.advance(step.y1, back), k, with_way_back(step.weights), step.error, ())
+        y1, weights = span.advance(step.y1, back), with_way_back(step.weights)
+        return step._replace(y1=y1, k=k, weights=weights, history=(), ready=False)
 
     def dense(self, field: Field, span: Span, y: Rows, step: Step) -> Step:
         """The base method's extra stages, which know its own end."""

@@ -22,6 +22,7 @@ from .landings import Landings
 from .norms import norm_of
 from .past import lines_known
 from .program import Program, Record, make_program, new_record
+from .projected import manifold_of
 from .pure import Pure, Seen, tracer_of, uncounted
 from .setup import family_of, form_of, slots_for
 from .step import Carry, Fixed, Form
@@ -81,7 +82,8 @@ class Loop:
     Args:
         field: counts the evaluations of ``f``; ``kind``: how the loop runs; ``form``: what it is made for.
         seen: ``f`` as a pure function, with the tensors it holds; ``leaves``: the tensors of the state it takes.
-        weights: the tensors that the norm holds; ``tables``: coefficients of the method that are data.
+        weights: the tensors that the norm holds; ``tables``: coefficients of the method that are data; ``manifold``: the tensors
+            that its projection holds.
     """
 
     def __init__(
@@ -93,9 +95,10 @@ class Loop:
         leaves: Leaves,
         weights: tuple[Tensor, ...] = (),
         tables: tuple[Tensor, ...] = (),
+        manifold: tuple[Tensor, ...] = (),
     ):
         self.field, self.kind, self.form, self.seen = field, kind, form, seen
-        self.leaves, self.weights, self.tables = leaves, weights, tables
+        self.leaves, self.weights, self.tables, self.manifold = leaves, weights, tables, manifold
         self.held = [x.detach() if x.requires_grad else x for x in seen.held]
         self.program = kind.program_for(form, seen.pure)
         self.attempts = _FIRST
@@ -108,7 +111,7 @@ class Loop:
             restarts: as in ``Part``, of the first call; ``asks``: evaluations of ``f`` in it beside those of the attempts.
         """
         _, tries, _, _, fresh, asked = carry.totals.tolist()
-        fixed, running = fixed._replace(weights=self.weights, tables=self.tables), True
+        fixed, running = fixed._replace(weights=self.weights, tables=self.tables, manifold=self.manifold), True
         landings = Landings(fixed.landings, self.form.unroll)
         while running:
             until = tries + min(self.attempts, landings.attempts)
@@ -139,11 +142,12 @@ def loop_for(problem: Problem, plan: Plan, kind: Kind, *, writes: bool, slopes: 
     """
     slots = slots_for(problem, plan, slopes) if writes else 0
     norm, weights = norm_of(problem, plan)
+    onto, manifold = manifold_of(problem, plan)
     seen = look_at(problem.field, problem.t0, problem.finite_start(), kind.name)
-    if kind.fuses and isinstance(norm, str):
+    if kind.fuses and isinstance(norm, str) and onto is None:
         seen = seen._replace(pure=seen.pure.in_columns)
     leaves = Leaves(problem.layout, seen.pure.columns)
-    form = form_of(problem, plan, leaves, slots=slots, slopes=slopes, looks_inside=looks_inside, norm=norm)
+    form = form_of(problem, plan, leaves, slots=slots, slopes=slopes, looks_inside=looks_inside, norm=norm, onto=onto)
     if plan.method.uses_jacobian:  # before the loop, which finds it again
         t = problem.field.time(problem.t0).to(problem.layout.real_dtype)
         ys = [y.to(dtype) for y, dtype in zip(leaves.of(problem.finite_start()), form.dtypes)]
@@ -151,7 +155,7 @@ def loop_for(problem: Problem, plan: Plan, kind: Kind, *, writes: bool, slopes: 
         if form.band is not None:
             check_band(seen.pure, t, ys, seen.held, form.band)
     tables = family_of(plan.method).tables(plan.method, problem.y0.dtype, problem.y0.device)
-    return Loop(problem.field, kind, form, seen, leaves, weights, tables)
+    return Loop(problem.field, kind, form, seen, leaves, weights, tables, manifold)
 
 
 def refuse_lost_gradient(problem: Problem, loop: Loop) -> None:

@@ -17,10 +17,11 @@ from ...errors import NotCompilable
 from ...linalg.jacobian import Autograd
 from ...linalg.lapack import routines
 from ...linalg.structured import Banded
-from ...methods import ALF, ExplicitAdams, ImplicitAdams, Method, Reversible, ReversibleHeun
+from ...methods import ALF, ExplicitAdams, ImplicitAdams, Method, Projected, Reversible, ReversibleHeun
 from ...methods.diagonal_rk import DiagonalRungeKutta
 from ...methods.explicit_rk import ExplicitRungeKutta
 from ...methods.geometric import RKN4, SplittingMethod
+from ...methods.projected import with_way_back
 from ...methods.rosenbrock_rk import Rosenbrock
 from ...methods.two_slopes import two_slopes
 from ...per_sample.loop import RUNNING
@@ -38,6 +39,8 @@ from .diagonal import diagonal_back, diagonal_stages, parts_of, tableau_of, tabl
 from .explicit import explicit_stages
 from .geometric import NYSTROEM, composition_of, nystroem_stages, splitting_stages
 from .past import past_of
+from .projected import Projection, projected_stages
+from .pure import Pure
 from .reversible import TWO_SLOPES, alf_stages, heun_stages, interpolant, reversible_stages, twofold_of
 from .rosenbrock import rosenbrock_stages
 from .step import ALL, Carry, Fixed, Form, NormOf, Opening, Part, Stages, stages_inside
@@ -54,6 +57,8 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         "{method!r}, which iterates": name == "cuda_graph" and isinstance(plan.method, DiagonalRungeKutta),
         "{method!r}, which begins with other steps": name == "cuda_graph"
         and isinstance(plan.method, ExplicitAdams | ImplicitAdams),
+        "Projected, but of an explicit Runge-Kutta method or rkn4": isinstance(plan.method, Projected)
+        and not isinstance(plan.method.base, ExplicitRungeKutta | RKN4),
         "converged=, which looks at numbers": getattr(plan.method, "converged", None) is not None,
         "a Split field": isinstance(plan.method, DiagonalRungeKutta)
         and plan.method.companion is not None
@@ -166,6 +171,14 @@ FAMILIES: dict[type[Method], Family] = {
         asks=lambda nystroem: nystroem.asks,
         inside=lambda nystroem: nystroem.inside,
     ),
+    Projected: Family(
+        projected_stages,
+        lead=1,
+        tableau=lambda method: projection_of(method),
+        weights=lambda method, dtype, device: with_way_back(method.base.interpolant(dtype, device)),
+        asks=lambda projection: projection.asks,
+        inside=lambda projection: projection.inside,
+    ),
 }
 
 
@@ -173,12 +186,26 @@ def family_of(method: Method) -> Family:
     return next(family for kind, family in FAMILIES.items() if isinstance(method, kind))
 
 
+def projection_of(method: Projected) -> Projection:
+    family = family_of(method.base)
+    tableau = family.tableau(method.base)
+    return Projection(tableau, family.stages, family.asks(tableau), family.inside(tableau))
+
+
 def all_finite(x: float | Tensor) -> bool:
     return bool(torch.isfinite(x).all()) if isinstance(x, Tensor) else math.isfinite(x)
 
 
 def form_of(
-    problem: Problem, plan: Plan, leaves: Leaves, *, slots: int, slopes: int, looks_inside: bool, norm: str | NormOf
+    problem: Problem,
+    plan: Plan,
+    leaves: Leaves,
+    *,
+    slots: int,
+    slopes: int,
+    looks_inside: bool,
+    norm: str | NormOf,
+    onto: Pure | None = None,
 ) -> Form:
     layout, family, method = problem.layout, family_of(plan.method), plan.method
     by_rows = isinstance(problem, RowsProblem)
@@ -213,6 +240,7 @@ def form_of(
         hands_on=family.hands_on,
         of_q=len(leaves.each(layout.shapes[: layout.of_q])) if method.needs else 0,
         inside=family.inside(tableau) if looks_inside else (0, 0),
+        onto=onto,
     )
 
 

@@ -111,6 +111,7 @@ class Form:
             known.
         hands_on: a step says itself what the next one begins with.
         of_q: so many tensors make up ``q`` in a state ``(q, p)``, for a method that needs one.
+        onto: the projection onto a manifold, as it was traced.
         inside: the slopes that only the interpolant needs, and the evaluations of ``f`` that they take; none where nobody looks.
     """
 
@@ -140,6 +141,7 @@ class Form:
     opening: Opening | None = None
     hands_on: bool = False
     of_q: int = 0
+    onto: Pure | None = None
     inside: tuple[int, int] = (0, 0)
 
 
@@ -154,6 +156,7 @@ class Fixed(NamedTuple):
         weights: the tensors that a traced norm holds.
         tables: coefficients of the method that are data.
         walls: the landings that no node may lie behind, where these are not all of them, ``[*batch, L']``.
+        manifold: the tensors that a projection holds.
     """
 
     bounds: Tensor
@@ -163,6 +166,7 @@ class Fixed(NamedTuple):
     weights: tuple[Tensor, ...] = ()
     tables: tuple[Tensor, ...] = ()
     walls: tuple[Tensor, ...] = ()
+    manifold: tuple[Tensor, ...] = ()
 
     @property
     def first(self) -> Tensor:

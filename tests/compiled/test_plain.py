@@ -12,11 +12,7 @@ import torchivp
 from compiled.pairs import TIMES, Y0, assert_same, both, gradients, torch64
 from torchivp import Hamiltonian
 
-pytestmark = [
-    pytest.mark.compiled,
-    pytest.mark.usefixtures("python_loops"),
-    pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),  # torch's own, in forward mode
-]
+pytestmark = [pytest.mark.compiled, pytest.mark.usefixtures("python_loops")]
 
 
 class Net(nn.Module):

@@ -54,6 +54,27 @@ def along_the_first(t: Tensor, y: Tensor) -> Tensor:
     return torch.stack((v, -x), 0)
 
 
+def second_order(t: Tensor, y: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    a, b = y[0].unbind(-1)
+    return y[1], torch.stack((-b, t * a), -1)
+
+
+def of_the_whole_place(t: Tensor, y: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return y[1], torch.stack((-y[0].sum(-1), y[0][..., 0]), -1)
+
+
+def of_the_speed_too(t: Tensor, y: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return y[1], torch.stack((-y[1][..., 1], y[0][..., 0]), -1)
+
+
+def third_order(t: Tensor, y: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return y[1], y[2], torch.stack((-y[1][..., 1], y[0][..., 0]), -1)
+
+
+def third_order_of_a_whole(t: Tensor, y: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return y[1], y[2], torch.stack((-y[0].sum(-1), y[1][..., 0]), -1)
+
+
 def rows(seed: int, *shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -71,6 +92,12 @@ def rows(seed: int, *shape: int) -> Tensor:
         (of_the_whole, rows(8, 5, 2), (0,)),
         (along_the_first, rows(9, 2, 2), (0,)),
         (lambda t, y: -y, rows(10, 5, 2), (0,)),
+        (second_order, (rows(11, 5, 2), rows(12, 5, 2)), (2, 2)),
+        (second_order, (rows(11, 2), rows(12, 2)), (2, 2)),
+        (of_the_whole_place, (rows(13, 5, 2), rows(14, 5, 2)), (0, 0)),
+        (of_the_speed_too, (rows(15, 5, 2), rows(16, 5, 2)), (2, 2)),
+        (third_order, (rows(17, 5, 2), rows(18, 5, 2), rows(19, 5, 2)), (2, 2, 2)),
+        (third_order_of_a_whole, (rows(17, 5, 2), rows(18, 5, 2), rows(19, 5, 2)), (0, 0, 0)),
     ],
     ids=lambda x: getattr(x, "__name__", None) if callable(x) else None,
 )

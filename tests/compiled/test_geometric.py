@@ -50,6 +50,12 @@ class Energy(nn.Module):
         return (p * p * self.mass).sum(-1) / 2 + self.net(q).squeeze(-1) - torch.exp(-q * q).sum(-1) * (1 + t)
 
 
+def apart(t: Tensor, x: Tensor) -> Tensor:
+    """Column by column."""
+    a, b = x.unbind(-1)
+    return torch.stack((-a - 0.1 * b, -2 * b + a * a), -1)
+
+
 SYSTEMS = {
     "second order": SecondOrder(Push()),
     "partitioned": Partitioned(lambda t, p: p + p**3 / 10, Push()),
@@ -140,16 +146,12 @@ class TestWithoutCompiling:
     @methods
     def test_a_state_in_columns(self, method: str) -> None:
         """A half that is taken apart is more tensors of the loop than of the state."""
-
-        def apart(t: Tensor, x: Tensor) -> Tensor:
-            a, b = x.unbind(-1)
-            return torch.stack((-a - 0.1 * b, -2 * b + a * a), -1)
-
-        f = Partitioned(lambda t, p: p * 1.0, apart) if method != "rkn4" else SecondOrder(apart)
-        assert_same(*both(f, ROWS, UNEVEN, method=method, dt=0.1, batch_dims=1))
-        g = Partitioned(lambda t, p: torch.stack((p[..., 1], p[..., 0] ** 3), -1), apart)
-        if method != "rkn4":
-            assert_same(*both(g, ROWS, UNEVEN[:5], method=method, dt=0.1, batch_dims=1))
+        how: dict[str, Any] = {"method": method, "dt": 0.1}
+        systems = [SecondOrder(apart), Partitioned(lambda t, p: p * 1.0, apart)]
+        systems += [Partitioned(lambda t, p: torch.stack((p[..., 1], p[..., 0] ** 3), -1), apart)]
+        for f in systems if method != "rkn4" else systems[:1]:
+            assert_same(*both(f, ROWS, UNEVEN[:5], batch_dims=1, **how))
+            assert_same(*both(f, ONE, UNEVEN[:5], dense=True, **how))
 
     @methods
     def test_attempts_of_a_cuda_graph(self, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +216,13 @@ def test_rows_of_yoshida4() -> None:
 @pytest.mark.parametrize(("f", "method"), [pair for pair in PAIRS if pair.id in QUICK])
 def test_compiled(f: nn.Module, method: str) -> None:
     assert_same_gradient(f, ONE, method=method, jump_times=[0.7])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["leapfrog", "rkn4", "bosh3"])
+def test_compiled_columns(method: str) -> None:
+    dt = None if method == "bosh3" else 0.1
+    assert_same(*both(SecondOrder(apart), ROWS, UNEVEN, method=method, dt=dt, batch_dims=1))
 
 
 @pytest.mark.slow

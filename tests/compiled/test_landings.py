@@ -47,7 +47,7 @@ def test_the_gradient() -> None:
 
 def test_those_ahead() -> None:
     inf = torch.inf
-    times = torch.tensor([[9.0, 1.0, 2.0, 3.0, 4.0, 5.0], [7.0, 6.0, 2.0, inf, inf, inf]], dtype=torch64)
+    times = torch.tensor([[9.0, 1.0, 2.0, 3.0, 4.0, 5.0], [7.0, 2.0, 6.0, inf, inf, inf]], dtype=torch64)
     found = Landings(times, 2).ahead(torch.tensor([2.0, 0.5], dtype=torch64))
     assert found.tolist() == [[9.0, 3.0, 4.0, 5.0, inf], [7.0, 2.0, 6.0, inf, inf]]
     assert Landings(times[0], 1).ahead(times[0, 5]).tolist() == [9.0, inf, inf, inf, inf]

@@ -77,22 +77,16 @@ def taken_apart(
     places = [node for node in graph.graph.nodes if node.op == "placeholder"]
     (end,) = (node for node in graph.graph.nodes if node.op == "output")
     outputs: Any = end.args[0]
-    taken: dict[int, list[fx.Node]] = {}
-    for i, (shape, result) in enumerate(zip(shapes, results)):
-        state = next((node for node, place in zip(places, arguments) if place == Place("y", i)), None)
-        stack = stacked(outputs[result.i], len(shape)) if result.kind == "out" and shape else None
-        if state is None or stack is None or not (0 < shape[-1] == len(stack) <= _MOST):
-            continue
-        asked = columns_of(state, len(shape), shape[-1])
-        if asked is not None:
-            taken[i] = asked
-    if not taken:
+    states = {place.i: node for node, place in zip(places, arguments) if place.kind == "y"}
+    widths = apart(states, outputs, results, shapes)
+    if not any(i in states for i in widths):
         return None
-    given = {i: stacked(outputs[results[i].i], len(shapes[i])) or [] for i in taken}  # maybe the new placeholders
-    columns = tuple(len(taken.get(i, ())) for i in range(len(shapes)))
+    taken = {i: columns_of(states[i], len(shapes[i]), n) for i, n in widths.items() if i in states}
+    stacks = {i: stacked(outputs[results[i].i], len(shapes[i])) or [] for i in widths if results[i].kind == "out"}
+    columns = tuple(widths.get(i, 0) for i in range(len(shapes)))
     first = [sum(max(1, n) for n in columns[:i]) for i in range(len(shapes))]
     end.args = (
-        tuple(x for i, r in enumerate(results) for x in given.get(i, [outputs[r.i]] if r.kind == "out" else [])),
+        tuple(x for i, r in enumerate(results) for x in stacks.get(i, [outputs[r.i]] if r.kind == "out" else [])),
     )
     graph.graph.eliminate_dead_code()
     for inside in taken.values():
@@ -101,8 +95,8 @@ def taken_apart(
     new_results, at = [], 0
     for i, r in enumerate(results):
         out = r.kind == "out"
-        for _ in range(max(1, columns[i])):
-            new_results.append(Place("out", at) if out else r._replace(i=first[r.i]) if r.kind == "y" else r)
+        for c in range(max(1, columns[i])):
+            new_results.append(Place("out", at) if out else r._replace(i=first[r.i] + c) if r.kind == "y" else r)
             at += out
     return Apart(graph, tuple(moved(arguments, columns, first, shapes)), tuple(new_results), columns)
 
@@ -134,8 +128,30 @@ def stacked(node: Any, dims: int) -> list[fx.Node] | None:
     return list(parts) if whole else None  # type: ignore[arg-type]
 
 
-def columns_of(state: fx.Node, dims: int, n: int) -> list[fx.Node] | None:
-    """New placeholders for the columns of a state, where nothing but its columns is asked for."""
+def apart(
+    states: dict[int, fx.Node], outputs: Any, results: Sequence[Place], shapes: Sequence[torch.Size]
+) -> dict[int, int]:
+    """How many columns each tensor has that is taken apart: nothing but columns is asked of it, and its slope is put together
+    from columns, or is another such tensor (``x' = v``), which then is taken apart, too."""
+
+    def may_be(i: int) -> bool:
+        shape, result = shapes[i], results[i]
+        if not shape or not 0 < shape[-1] <= _MOST or (i in states and columns_asked(states[i], len(shape)) is None):
+            return False
+        stack = stacked(outputs[result.i], len(shape)) if result.kind == "out" else None
+        return shapes[result.i] == shape if result.kind == "y" else stack is not None and len(stack) == shape[-1]
+
+    found = {i for i, _ in enumerate(zip(shapes, results)) if may_be(i)}
+    others = [(i, result.i) for i, result in enumerate(results) if result.kind == "y"]
+    while True:
+        alone = {i for pair in others for i in pair if not found.issuperset(pair)} & found
+        if not alone:
+            return {i: shapes[i][-1] for i in sorted(found)}
+        found -= alone
+
+
+def columns_asked(state: fx.Node, dims: int) -> list[tuple[fx.Node, int]] | None:
+    """The columns of a state that are asked for, with their numbers; None where something else is."""
     asked: list[tuple[fx.Node, int]] = []
     for user in state.users:
         if user.target in ("unbind", torch.unbind):
@@ -149,7 +165,13 @@ def columns_of(state: fx.Node, dims: int, n: int) -> list[fx.Node] | None:
         if column is None:
             return None
         asked.append((user, column))
+    return asked
+
+
+def columns_of(state: fx.Node, dims: int, n: int) -> list[fx.Node]:
+    """New placeholders for the columns of a state."""
     graph, new = state.graph, []
+    asked = columns_asked(state, dims) or []
     with graph.inserting_before(state):
         for c in range(n):
             node = graph.placeholder(f"{state.name}_{c}")

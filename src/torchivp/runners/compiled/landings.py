@@ -13,7 +13,7 @@ _MOST, _LEAST = 1024, 8
 class Landings:
     """
     Args:
-        times: as in ``Fixed``.
+        times: as in ``Fixed``, in order behind the end.
         unroll: the loop makes so many attempts before it sees that it has made enough.
 
     Attributes:
@@ -21,7 +21,7 @@ class Landings:
     """
 
     def __init__(self, times: Tensor, unroll: int):
-        self.times, self.end, self.others = times, times[..., :1], times[..., 1:].sort(-1).values
+        self.times, self.end, self.others = times, times[..., :1], times[..., 1:].contiguous()
         rows = times[..., 0].numel()
         few = max(_LEAST, round(_MOST / math.sqrt(rows)))
         self.room = few + unroll - 1

@@ -151,7 +151,7 @@ class Fixed(NamedTuple):
     Attributes:
         bounds: of every row, float64 ``[4, *batch]``: ``first``, ``last`` (the times between which ``f`` may be asked), ``sign``
             (-1 where the user's time decreases), ``max_steps``.
-        landings: times to land on, the end first, padded with inf, ``[*batch, L]``.
+        landings: times to land on, the end first, then the others in order, padded with inf, ``[*batch, L]``.
         rtol, atol: of every tensor of the state; they broadcast to it.
         weights: the tensors that a traced norm holds.
         tables: coefficients of the method that are data.

@@ -18,6 +18,9 @@ from .explicit import advanced, moved
 from .pure import Pure
 from .step import Fixed, Form, Stages, State, slopes, weighted, wide
 
+_INNER = [[(float(c - 1), tuple(map(float, values_at(weights, c)))) for c in INNER] for weights in (CUBIC, QUINTIC)]
+"""Of the cubic interpolant and of the quintic one: where the inner nodes are, from the end, and the values there."""
+
 
 @dataclass(frozen=True)
 class Composition:
@@ -99,9 +102,9 @@ def looked_inside(
     first, mean, last = known
     known = [whole(first, t1 - h, ys), mean, whole(last, t1, y1)]
     inner: list[State] = []
-    for interpolant in (CUBIC, QUINTIC) if composition.quintic else ():
-        states = [moved(h, ys, values_at(interpolant, node), [*known, *inner], rests) for node in INNER]
-        inner = [slopes(form, pure, fixed, held, t1 + float(c - 1) * h, y) for c, y in zip(INNER, states)]
+    for nodes in _INNER if composition.quintic else ():
+        states = [moved(h, ys, weights, [*known, *inner], rests) for _, weights in nodes]
+        inner = [slopes(form, pure, fixed, held, t1 + from_end * h, y) for (from_end, _), y in zip(nodes, states)]
     return [*known, *inner]
 
 

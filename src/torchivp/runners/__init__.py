@@ -18,7 +18,8 @@ class Runner(NamedTuple):
         steps_back: the steps of a backward solve for a continuous adjoint (``compiled.back.steps``), if the runner has a way of
             its own.
         with_gradient: ``with_gradient(problem, plan)`` runs it with the gradient of ``discrete``, if the runner has a way of its
-            own; None, or an answer of None, leave that to ``gradients``.
+            own; None, or an answer of None, leave that to ``gradients``. ``with_gradient(problem, plan, check_start)``: with that
+            of ``reversible`` (see ``compiled.undone``).
     """
 
     run: Callable[..., Any]

@@ -206,7 +206,8 @@ class GaussIntegral:
     def _add(self, t: Tensor, row: Rows, weight: Tensor) -> None:
         """Of rows at times ``t [B]``, each with a ``weight [B]``."""
         system, linear = self.system, self.system.linear
-        slope, _ = linear.evaluate(t, system.state(t, system.unpacked(row)))
+        seen = t.to(linear.field.layout.real_dtype)  # as f sees the time
+        slope, _ = linear.evaluate(seen, system.state(t, system.unpacked(row)))
         if not slope.requires_grad:
             return
         adjoint = system.adjoint(row).reshape(1, -1)

@@ -101,7 +101,7 @@ def looked_up(table: Sequence[Tensor], t: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Largest:
-    """The largest of the norms of the parts: the state (unless it is stored), the adjoint, and every parameter.
+    """The largest of the norms of the parts (of each row): the state (unless it is stored), the adjoint, and every parameter.
 
     Args:
         norm: of one part, by name or as it was traced.
@@ -118,10 +118,10 @@ class Largest:
         n, rest = self.leaves, self.leaves * self.states
         parts = [*(xs[i : i + n] for i in range(0, rest, n)), *([x] for x in xs[rest:])][: self.parts]
         if isinstance(self.norm, str):
-            sizes = [size(self.norm, part, 0) for part in parts]
+            sizes = [size(self.norm, part, like.dim()) for part in parts]
         else:
-            sizes = [self.norm(like, part, held)[0].to(torch.float64).reshape(()) for part in parts]
-        return (torch.stack(sizes).amax(),)
+            sizes = [self.norm(like, part, held)[0].to(torch.float64).reshape(like.shape) for part in parts]
+        return (torch.stack(sizes).amax(0),)
 
 
 def steps(
@@ -142,9 +142,7 @@ def steps(
         norm: of a state; the error norm is the largest of those of the first ``parts`` of the three (None: of all).
         stored: the solution, which is not solved again then: rows are of adjoint and parameters.
     """
-    if not isinstance(plan.method, ExplicitRungeKutta) or (
-        plan.controller.adaptive and not isinstance(plan.controller, PID)
-    ):
+    if not suits(plan):
         return None
     table = () if stored is None else table_of(stored)
     if table is None:
@@ -166,6 +164,12 @@ def steps(
     form = replace(form, unroll=1, small=False)  # which all take longer to compile
     loop = Loop(forward, COMPILED, form, Seen(pure, [*seen.held, *table], []), leaves, weights)
     return marched(loop, replace(problem, layout=layout), plan, state)
+
+
+def suits(plan: Plan) -> bool:
+    """Whether a backward solve by this plan is compiled."""
+    controlled = isinstance(plan.controller, PID) or not plan.controller.adaptive
+    return isinstance(plan.method, ExplicitRungeKutta) and controlled
 
 
 def augmented(pure: Pure, forward: Field, places: dict[int, int], along: bool) -> Augmented:

@@ -77,7 +77,7 @@ def run(
     """What ``rows.run`` does, in compiled calls of many steps."""
     out = begun(problem, plan, known, kind)
     out.tape = None if new_tape is None else new_tape()
-    step_by_step = out.tape is not None or bool(plan.events) or plan.dense or plan.one_by_one
+    step_by_step = out.tape is not None or bool(plan.events) or plan.dense
     writer = StepByStep(problem, plan, out) if step_by_step else AtOnce(problem, plan, out)
     solve(problem, plan, out, writer, kind)
     return finished(problem, plan, out, out.state)

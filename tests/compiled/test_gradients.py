@@ -92,6 +92,14 @@ def test_other_continuous_adjoints(settings: dict[str, Any]) -> None:
         torch.testing.assert_close(compiled, eager, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("how", ["adjoint", "interpolated"])
+def test_outputs_at_any_time_count(python_loops: None, how: str) -> None:
+    """Also at times that float32 does not have."""
+    settings = {"gradient": how, "t": torch.tensor([0.0, 0.13, 0.77, 1.1], dtype=torch64)}
+    for eager, compiled in zip(*(gradient(runner, Y0, **settings) for runner in ("eager", "compiled"))):
+        torch.testing.assert_close(compiled, eager, rtol=1e-10, atol=1e-10)
+
+
 def test_a_stored_solution_is_looked_up() -> None:
     """In a table as in the solution itself, in every step and at both ends."""
     weights = torch.tensor([[1.0, 0.0], [-0.5, 0.5]], dtype=torch64)

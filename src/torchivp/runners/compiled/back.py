@@ -186,10 +186,9 @@ def marched(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Itera
     limits = plan.limits
     begin(problem, plan, state)
     for end in sorted({x for x in (*problem.t, *limits.jumps) if state.t < x <= limits.end}):
-        fixed = padded(
-            fixed_of(problem, plan, loop.leaves, torch.tensor([end]), limits._first(state.t), limits._last(end)),
-            len(limits.stops),
-        )
+        at_end = torch.tensor([end], dtype=torch.float64)
+        fixed = fixed_of(problem, plan, loop.leaves, at_end, limits._first(state.t), limits._last(end))
+        fixed = padded(fixed, len(limits.stops))
         asks = 1 + int(math.isnan(state.dt))
         for part in loop.march(carry_of(problem, plan, loop.leaves, state, None), fixed, asks=asks):
             before = state.attempted

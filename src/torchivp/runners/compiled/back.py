@@ -41,18 +41,26 @@ class Augmented(Pure):
         dtypes: of its state, as it sees it.
         places: which parameter each held tensor is that a gradient is wanted for, by its number.
         along: the state is not solved again: the last held tensors say where it was (see ``table_of``).
+        front: so many tensors stand before it that stay what they are.
     """
 
     def __init__(
-        self, pure: Pure, dtypes: Sequence[torch.dtype], turned: bool, places: dict[int, int], along: bool = False
+        self,
+        pure: Pure,
+        dtypes: Sequence[torch.dtype],
+        turned: bool,
+        places: dict[int, int],
+        along: bool = False,
+        front: int = 0,
     ):
         self.pure, self.dtypes, self.turned, self.places = pure, tuple(dtypes), turned, places
-        self.along = along
+        self.along, self.front = along, front
         self.name, self.codes = pure.name, pure.codes
         self.programs: dict[Any, Any] = {}
 
     def __call__(self, t: Tensor, ys: State, held: State) -> tuple[Tensor, ...]:
         n, sign = len(self.dtypes), -1 if self.turned else 1
+        front, ys = ys[: self.front], ys[self.front :]
         if self.along:
             adjoint, totals, table, held = ys[:n], ys[n:], held[-4:], held[:-4]
             state: State = leaves_of(looked_up(table, t), adjoint)
@@ -68,7 +76,8 @@ class Augmented(Pure):
         at_state, at_held = vjp(tuple(adjoint))
         of = dict(zip(self.places.values(), at_held))
         integrands = (-of[j].to(total.dtype) if j in of else torch.zeros_like(total) for j, total in enumerate(totals))
-        return (*(() if self.along else slopes), *(-x for x in at_state), *integrands)
+        still = (torch.zeros_like(x) for x in front)
+        return (*still, *(() if self.along else slopes), *(-x for x in at_state), *integrands)
 
 
 def table_of(pieces: Sequence[Piece]) -> tuple[Tensor, ...] | None:
@@ -107,14 +116,17 @@ class Largest:
         norm: of one part, by name or as it was traced.
         leaves: so many tensors make up a state; ``states``: so many of them there are.
         parts: how many parts count; None: all.
+        front: so many tensors before them do not count.
     """
 
     norm: str | Pure
     leaves: int
     states: int
     parts: int | None
+    front: int = 0
 
     def __call__(self, like: Tensor, xs: State, held: State) -> tuple[Tensor]:
+        xs = xs[self.front :]
         n, rest = self.leaves, self.leaves * self.states
         parts = [*(xs[i : i + n] for i in range(0, rest, n)), *([x] for x in xs[rest:])][: self.parts]
         if isinstance(self.norm, str):
@@ -133,6 +145,8 @@ def steps(
     norm: Norm,
     parts: int | None,
     stored: Sequence[Piece] | None = None,
+    front: int = 0,
+    others: bool = False,
 ) -> Iterator[None] | None:
     """Solve backwards; stop at all of ``problem.t``, where the state may be changed. None: plain PyTorch has to do it.
 
@@ -141,25 +155,28 @@ def steps(
         problem, plan, state: of the backward solve, in the rows of state, adjoint and parameters.
         norm: of a state; the error norm is the largest of those of the first ``parts`` of the three (None: of all).
         stored: the solution, which is not solved again then: rows are of adjoint and parameters.
+        front: so many numbers stand before all that, and stay what they are.
+        others: ``f`` may use other tensors that require a gradient, which is not wanted.
     """
     if not suits(plan):
         return None
     table = () if stored is None else table_of(stored)
     if table is None:
         return None
-    y = state.y[:, : forward.layout.size]  # the state, or the adjoint
+    y = state.y[:, front : front + forward.layout.size]  # the state, or the adjoint
     seen = look_at(forward, -problem.t0, y if stored is None else stored[-1].y0, COMPILED.name)
     number = {id(p): j for j, p in enumerate(params)}
-    wanted = [i for i, x in enumerate(seen.held) if x.requires_grad]
-    if any(id(seen.held[i]) not in number for i in wanted):  # computed from parameters, before
+    unknown = [x for x in seen.held if x.requires_grad and id(x) not in number]
+    if unknown and not (others and all(x.is_leaf for x in unknown)):  # computed from parameters, before
         return None
-    pure = augmented(seen.pure, forward, {i: number[id(seen.held[i])] for i in wanted}, stored is not None)
+    places = {i: number[id(x)] for i, x in enumerate(seen.held) if id(x) in number}
+    pure = augmented(seen.pure, forward, places, stored is not None, front)
     tensors = Leaves.whole(forward.layout).of(y)
     states = 2 if stored is None else 1
-    layout = Layout((*tensors * states, *(p.detach() for p in params)))
+    layout = Layout((*y.new_zeros(front).unbind(0), *tensors * states, *(p.detach() for p in params)))
     leaves = Leaves.whole(layout)
     of_state, weights = traced(norm, forward.layout) if plan.controller.adaptive else ("rms", ())
-    largest = Largest(of_state, len(tensors), states, parts)
+    largest = Largest(of_state, len(tensors), states, parts, front)
     form = form_of(replace(problem, layout=layout), plan, leaves, slots=0, slopes=0, looks_inside=False, norm=largest)
     form = replace(form, unroll=1, small=False)  # which all take longer to compile
     loop = Loop(forward, COMPILED, form, Seen(pure, [*seen.held, *table], []), leaves, weights)
@@ -172,20 +189,22 @@ def suits(plan: Plan) -> bool:
     return isinstance(plan.method, ExplicitRungeKutta) and controlled
 
 
-def augmented(pure: Pure, forward: Field, places: dict[int, int], along: bool) -> Augmented:
+def augmented(pure: Pure, forward: Field, places: dict[int, int], along: bool, front: int) -> Augmented:
     """Made once for each ``f``, so that its programs are found again."""
     turned = forward.turn is not None
-    key = ("augmented", along, tuple(forward.layout.dtypes), turned, tuple(places.items()))
+    key = ("augmented", along, front, tuple(forward.layout.dtypes), turned, tuple(places.items()))
     if key not in pure.programs:
-        pure.programs[key] = Augmented(pure, forward.layout.dtypes, turned, places, along)
+        pure.programs[key] = Augmented(pure, forward.layout.dtypes, turned, places, along, front)
     return pure.programs[key]
 
 
 def marched(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Iterator[None]:
-    """Call after call of the loop, from output to output and jump to jump: everywhere there it starts afresh."""
+    """Call after call of the loop, from output to output and jump to jump (from landing to landing, where ``f`` must not be asked
+    at the end of a step): everywhere there it starts afresh."""
     limits = plan.limits
     begin(problem, plan, state)
-    for end in sorted({x for x in (*problem.t, *limits.jumps) if state.t < x <= limits.end}):
+    bounds = limits.stops if limits.open_ends else (*problem.t, *limits.jumps)
+    for end in sorted({x for x in bounds if state.t < x <= limits.end}):
         at_end = torch.tensor([end], dtype=torch.float64)
         fixed = fixed_of(problem, plan, loop.leaves, at_end, limits._first(state.t), limits._last(end))
         fixed = padded(fixed, len(limits.stops))

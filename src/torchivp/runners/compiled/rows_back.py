@@ -181,7 +181,7 @@ class RowsBackwards:
             read_back(problem, state, part.end)
             state.t, state.y = part.end.t.reshape(layout.rows), loop.leaves.rows(part.end.ys).reshape(1, -1)
             state.accepted = part.end.accepted.reshape(layout.rows).to(torch.int64)
-            looked = torch.ones(part.steps, dtype=torch.bool)
+            looked = [True] * part.steps
             goes_on = bool((state.code == RUNNING).any())
             count(loop.field, evaluations(loop.form, state.tries - tries, looked, goes_on))
             self.integrate(part)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from torch import Tensor
 
-from torchivp.runners.compiled import backward, gradient, march, program, quadrature, rows_back, undo, undone
+from torchivp.runners.compiled import backward, gradient, march, program, quadrature, undo, undone
 
 
 @pytest.fixture
@@ -23,5 +23,5 @@ def python_loops(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (program, backward, undo, quadrature):
         monkeypatch.setattr(module, "while_loop", while_loop)
-    for module in (march, gradient, undone, rows_back):
+    for module in (march, gradient, undone, quadrature):
         monkeypatch.setattr(module, "compiled", lambda program, *about, **how: program)

@@ -4,17 +4,15 @@ state, whose slope has a vector-Jacobian product of ``f`` in it."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...controllers import PID
 from ...field import Field
 from ...loop import LoopState
-from ...methods.explicit_rk import ExplicitRungeKutta
 from ...plan import Plan
 from ...problem import Problem
 from ...solution import Status
@@ -25,12 +23,14 @@ from .backward import exchanged
 from .columns import Leaves
 from .counting import count, evaluations
 from .derivatives import leaves_of
-from .march import COMPILED, Loop, look_at
-from .norms import traced
+from .march import COMPILED, Loop, Part, look_at
+from .norms import Largest, traced
 from .pure import Pure, Seen
-from .setup import carry_of, fixed_of, form_of
+from .quadrature import Integral, rule_of
+from .rows_back import augmented as augmented_rows
+from .setup import carry_of, fixed_of, form_of, slots_for, suits, weights_of
 from .single import begin, read_back
-from .step import Fixed, State, size
+from .step import ALL, Fixed, State
 
 
 class Augmented(Pure):
@@ -108,34 +108,6 @@ def looked_up(table: Sequence[Tensor], t: Tensor) -> Tensor:
     return starts.index_select(0, at).squeeze(0) + size.to(starts.dtype) * theta * total
 
 
-@dataclass(frozen=True)
-class Largest:
-    """The largest of the norms of the parts (of each row): the state (unless it is stored), the adjoint, and every parameter.
-
-    Args:
-        norm: of one part, by name or as it was traced.
-        leaves: so many tensors make up a state; ``states``: so many of them there are.
-        parts: how many parts count; None: all.
-        front: so many tensors before them do not count.
-    """
-
-    norm: str | Pure
-    leaves: int
-    states: int
-    parts: int | None
-    front: int = 0
-
-    def __call__(self, like: Tensor, xs: State, held: State) -> tuple[Tensor]:
-        xs = xs[self.front :]
-        n, rest = self.leaves, self.leaves * self.states
-        parts = [*(xs[i : i + n] for i in range(0, rest, n)), *([x] for x in xs[rest:])][: self.parts]
-        if isinstance(self.norm, str):
-            sizes = [size(self.norm, part, like.dim()) for part in parts]
-        else:
-            sizes = [self.norm(like, part, held)[0].to(torch.float64).reshape(like.shape) for part in parts]
-        return (torch.stack(sizes).amax(0),)
-
-
 def steps(
     forward: Field,
     params: Sequence[Tensor],
@@ -147,6 +119,7 @@ def steps(
     stored: Sequence[Piece] | None = None,
     front: int = 0,
     others: bool = False,
+    totals: list[Tensor] | None = None,
 ) -> Iterator[None] | None:
     """Solve backwards; stop at all of ``problem.t``, where the state may be changed. None: plain PyTorch has to do it.
 
@@ -157,6 +130,7 @@ def steps(
         stored: the solution, which is not solved again then: rows are of adjoint and parameters.
         front: so many numbers stand before all that, and stay what they are.
         others: ``f`` may use other tensors that require a gradient, which is not wanted.
+        totals: where the parameters' integrals are added up, by Gauss quadrature; rows are of the adjoint alone then.
     """
     if not suits(plan):
         return None
@@ -170,6 +144,8 @@ def steps(
     if unknown and not (others and all(x.is_leaf for x in unknown)):  # computed from parameters, before
         return None
     places = {i: number[id(x)] for i, x in enumerate(seen.held) if id(x) in number}
+    if totals is not None:
+        return by_points(forward, seen, table, problem, plan, state, norm, places, totals)
     pure = augmented(seen.pure, forward, places, stored is not None, front)
     tensors = Leaves.whole(forward.layout).of(y)
     states = 2 if stored is None else 1
@@ -183,10 +159,39 @@ def steps(
     return marched(loop, replace(problem, layout=layout), plan, state)
 
 
-def suits(plan: Plan) -> bool:
-    """Whether a backward solve by this plan is compiled."""
-    controlled = isinstance(plan.controller, PID) or not plan.controller.adaptive
-    return isinstance(plan.method, ExplicitRungeKutta) and controlled
+def by_points(
+    forward: Field,
+    seen: Seen,
+    table: Sequence[Tensor],
+    problem: Problem,
+    plan: Plan,
+    state: LoopState,
+    norm: Norm,
+    places: dict[int, int],
+    totals: list[Tensor],
+) -> Iterator[None]:
+    """The adjoint alone, as that of one row, with the parameters' integrals beside it."""
+    begins, sizes, starts, coefficients = table
+    moved = coefficients * sizes.to(coefficients.dtype).reshape(-1, 1, 1)
+    whole = torch.cat([starts.unsqueeze(1), moved], dim=1)
+    last = torch.tensor([len(begins) - 1], device=begins.device)
+    direction = torch.full((), float(forward.direction), dtype=torch.float64, device=begins.device)
+    as_rows = (torch.cat([begins[1:], begins[-1:] + sizes[-1:]]), begins, sizes)
+    held = [*seen.held, direction, *(x.unsqueeze(0) for x in as_rows), last, whole]
+    pure = augmented_rows(seen.pure, forward, True)
+    tensors = Leaves.whole(forward.layout).of(state.y)
+    layout = Layout(tensors)
+    leaves = Leaves.whole(layout)
+    with torch.no_grad():
+        t = torch.full((), -problem.t0, dtype=torch.float64, device=begins.device)
+        pure.trace(t, leaves.of(state.y), [x.detach() for x in held])
+    of_state, weights = traced(norm, forward.layout) if plan.controller.adaptive else ("rms", ())
+    inner, largest = replace(problem, layout=layout), Largest(of_state, len(tensors), 1, None)
+    slots, slopes = (slots_for(inner, plan, ALL), ALL) if places else (0, 0)
+    form = form_of(inner, plan, leaves, slots=slots, slopes=slopes, looks_inside=bool(places), norm=largest)
+    loop = Loop(forward, COMPILED, replace(form, unroll=1, small=False), Seen(pure, held, []), leaves, weights)
+    integral = Integral(loop, rule_of(plan.method, weights_of(inner, plan)), places, totals)
+    return marched(loop, inner, plan, state, integral.took)
 
 
 def augmented(pure: Pure, forward: Field, places: dict[int, int], along: bool, front: int) -> Augmented:
@@ -198,9 +203,15 @@ def augmented(pure: Pure, forward: Field, places: dict[int, int], along: bool, f
     return pure.programs[key]
 
 
-def marched(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Iterator[None]:
+def marched(
+    loop: Loop, problem: Problem, plan: Plan, state: LoopState, took: Callable[[Part], None] | None = None
+) -> Iterator[None]:
     """Call after call of the loop, from output to output and jump to jump (from landing to landing, where ``f`` must not be asked
-    at the end of a step): everywhere there it starts afresh."""
+    at the end of a step): everywhere there it starts afresh.
+
+    Args:
+        took: gets the calls, if they write down their steps.
+    """
     limits = plan.limits
     begin(problem, plan, state)
     bounds = limits.stops if limits.open_ends else (*problem.t, *limits.jumps)
@@ -212,8 +223,10 @@ def marched(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Itera
         for part in loop.march(carry_of(problem, plan, loop.leaves, state, None), fixed, asks=asks):
             before = state.attempted
             read_back(problem, plan, loop, state, part.end)
-            unseen = [False] * part.steps
-            count(loop.field, evaluations(loop.form, state.attempted - before, unseen, state.t < end))
+            looked = [loop.form.looks_inside] * part.steps
+            count(loop.field, evaluations(loop.form, state.attempted - before, looked, state.t < end))
+            if took is not None:
+                took(part)
         if state.status not in (Status.RUNNING, Status.SUCCESS):
             return
         state.history, state.ready, state.slope = (), False, None

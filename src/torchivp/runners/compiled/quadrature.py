@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,10 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from ...methods import Method
 from .backward import picked
+from .compile import compiled
+from .counting import count
 from .explicit import advanced
+from .march import Loop, Part
 from .program import Record
 from .step import State
 
@@ -64,3 +68,37 @@ def make_quadrature(integrand: Integrand, places: tuple[int, ...], nodes: int) -
 def mixed(weights: Sequence[Tensor], slopes: Tensor) -> Tensor:
     """The sum of the slopes ``[S, *batch, ...]`` times their weights."""
     return sum(w.to(k.dtype) * k for w, k in zip(weights, slopes.unbind(0)))  # type: ignore[return-value]
+
+
+class Integral:
+    """The integrals for the parameters, beside a backward solve that writes down its steps.
+
+    Args:
+        loop: of the backward solve; its ``f`` has an ``integrand``.
+        rule: see ``rule_of``.
+        places: which of the tensors that ``f`` holds the parameters are, by their number.
+        totals: of all parameters; they are replaced.
+    """
+
+    def __init__(self, loop: Loop, rule: Tensor, places: dict[int, int], totals: list[Tensor]):
+        self.loop, self.rule, self.places, self.totals = loop, rule, places, totals
+
+    def took(self, part: Part) -> None:
+        """Add the integrals over the steps of a part."""
+        if not (self.places and part.steps):
+            return
+        count(self.loop.field, part.steps * len(self.rule))
+        totals = [self.totals[i] for i in self.places.values()]
+        steps = torch.tensor(part.steps, device=part.end.totals.device)
+        with torch.no_grad():
+            found = self.program()(steps, totals, part.record, self.rule, self.loop.held)
+        for i, total in zip(self.places.values(), found):
+            self.totals[i] = total
+
+    def program(self) -> Quadrature:
+        pure: Any = self.loop.seen.pure
+        key = ("quadrature", self.loop.form, tuple(self.places), len(self.rule))
+        if key not in pure.programs:
+            program = make_quadrature(pure.integrand, tuple(self.places), len(self.rule))
+            pure.programs[key] = compiled(program, "gradient", pure.name, key, pure.codes)
+        return pure.programs[key]

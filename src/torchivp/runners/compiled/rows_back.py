@@ -17,22 +17,21 @@ from ...per_sample.loop import RUNNING, begin, start
 from ...per_sample.problem import RowsProblem
 from ...plan import Plan
 from ...state import Layout
-from .back import Largest, suits
 from .backward import exchanged
 from .columns import Leaves
-from .compile import compiled
 from .counting import count, evaluations
 from .derivatives import leaves_of
-from .march import COMPILED, Loop, Part, look_at
+from .march import COMPILED, Loop, look_at
+from .norms import Largest
 from .pure import Pure, Seen
-from .quadrature import Quadrature, make_quadrature, rule_of
+from .quadrature import Integral, rule_of
 from .rows import CompiledState, blame, read_back
-from .setup import carry_of, fixed_of, form_of, slots_for, weights_of
+from .setup import carry_of, fixed_of, form_of, slots_for, suits, weights_of
 from .step import ALL, SUCCESS, TIMES, Form, State, wide
 
 
 class AugmentedRows(Pure):
-    """The equation of adjoint and state (which may be stored) of many rows as a pure function.
+    """The equation of adjoint and state (which may be stored) of many rows, or of one problem, as a pure function.
 
     The tensors it holds are those of ``f``, the rows' directions ``[*batch]``, and the stored solution, if there is one (see
     ``table_of``). Its products are traced beforehand: torch.func does not go with a loop that writes down its steps.
@@ -62,7 +61,9 @@ class AugmentedRows(Pure):
 
         state, adjoint = self.parts(t, ys, held)
         with torch.enable_grad():
-            self.products = make_fx(products, tracing_mode="symbolic")(t, *state, *adjoint, *self.of_f(held))
+            self.products = make_fx(products, tracing_mode="symbolic" if t.dim() else "real")(
+                t, *state, *adjoint, *self.of_f(held)
+            )
 
     def __call__(self, t: Tensor, ys: State, held: State) -> tuple[Tensor, ...]:
         state, adjoint = self.parts(t, ys, held)
@@ -152,8 +153,7 @@ class RowsBackwards:
         self.bounds = stops if jumps is None else torch.cat([stops, jumps], dim=1)
         self.state = CompiledState(**vars(begin(problem)))
         self.totals = [torch.zeros_like(p) for p in params]
-        self.places = places
-        self.rule = rule_of(plan.method, weights_of(problem, plan))
+        self.integral = Integral(loop, rule_of(plan.method, weights_of(problem, plan)), places, self.totals)
 
     def __iter__(self) -> Iterator[Tensor]:
         problem, plan, state = self.problem, self.plan, self.state
@@ -184,28 +184,7 @@ class RowsBackwards:
             looked = [True] * part.steps
             goes_on = bool((state.code == RUNNING).any())
             count(loop.field, evaluations(loop.form, state.tries - tries, looked, goes_on))
-            self.integrate(part)
-
-    def integrate(self, part: Part) -> None:
-        """Add the integrals over the steps of a part."""
-        if not (self.places and part.steps):
-            return
-        count(self.loop.field, part.steps * len(self.rule))
-        totals = [self.totals[i] for i in self.places.values()]
-        steps = torch.tensor(part.steps, device=part.end.totals.device)
-        with torch.no_grad():
-            found = self.quadrature()(steps, totals, part.record, self.rule, self.loop.held)
-        for i, total in zip(self.places.values(), found):
-            self.totals[i] = total
-
-    def quadrature(self) -> Quadrature:
-        pure: Any = self.loop.seen.pure
-        form = self.loop.form
-        key = ("quadrature", form, tuple(self.places), len(self.rule))
-        if key not in pure.programs:
-            program = make_quadrature(pure.integrand, tuple(self.places), len(self.rule))
-            pure.programs[key] = compiled(program, "gradient", pure.name, key, pure.codes)
-        return pure.programs[key]
+            self.integral.took(part)
 
 
 def steps(

@@ -211,6 +211,12 @@ def form_of(
     )
 
 
+def suits(plan: Plan) -> bool:
+    """Whether a backward solve by this plan is compiled."""
+    controlled = isinstance(plan.controller, PID) or not plan.controller.adaptive
+    return isinstance(plan.method, ExplicitRungeKutta) and controlled
+
+
 def band_of(problem: Problem) -> tuple[int, int] | None:
     """Diagonals of the Jacobian below and above the main one, where the user said so; a band as wide as the matrix is none."""
     jacobian = problem.field.jacobian

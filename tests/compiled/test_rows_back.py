@@ -96,6 +96,19 @@ def test_many_calls_of_the_loop(f: Driven, gradient: str, monkeypatch: pytest.Mo
     assert_same(monkeypatch, lambda runner: gradients(f, runner, gradient=gradient, times=OWN))
 
 
+@pytest.mark.parametrize("gradient", ["adjoint", "interpolated"])
+def test_batches_of_several_sizes(f: Driven, gradient: str) -> None:
+    """What was traced for one serves the others."""
+    for rows in (3, 5, 1, 4):
+        start, found = torch.linspace(0.3, 1.7, 2 * rows, dtype=torch64).reshape(rows, 2), []
+        for runner in ("eager", "compiled"):
+            y0 = start.clone().requires_grad_()
+            how: dict[str, Any] = {"method": "bosh3", "rtol": 1e-4, "gradient": gradient, "runner": runner}
+            sol = torchivp.solve(f, y0, TIMES, start.cos(), batch_dims=1, **how)
+            found.append(torch.autograd.grad((sol.y**2).sum(), [y0, *f.parameters()]))
+        torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("batch", [(1,), (2, 1), (2, 3)], ids=str)
 @pytest.mark.parametrize("gradient", ["adjoint", "interpolated"])
 def test_trees_and_axes(

@@ -87,7 +87,8 @@ def table_of(pieces: Sequence[Piece]) -> tuple[Tensor, ...] | None:
     if any(p.weights.shape != weights.shape or len(p.k) != len(pieces[0].k) for p in pieces):
         return None
     begins, sizes = (
-        torch.tensor(x, dtype=torch.float64) for x in zip(*((float(p.span.t), p.span.size) for p in pieces))
+        torch.tensor(x, dtype=torch.float64, device=weights.device)
+        for x in zip(*((float(p.span.t), p.span.size) for p in pieces))
     )
     slopes = torch.stack([p.k for p in pieces])
     coefficients = torch.stack([p.weights for p in pieces]) @ slopes.to(weights.dtype)

@@ -39,7 +39,7 @@ class Plan:
         interruptible: Ctrl-C ends the solve instead of raising.
         check_finite: fixed steps look for nan and inf (adaptive ones always do).
         watch: sees every attempt.
-        one_by_one: the trajectory has to hold the steps that contain outputs, because a gradient is attached to them.
+        one_by_one: the trajectory of a dense solve has to hold its steps, because a gradient goes along them.
         watch_stiffness: warn where an explicit method solves a stiff problem.
         run, steps_back, with_gradient: of the runner (see ``runners.Runner``).
     """

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from torch import Tensor
 
-from torchivp.runners.compiled import backward, gradient, march, program
+from torchivp.runners.compiled import backward, gradient, march, program, quadrature, undo, undone
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def python_loops(monkeypatch: pytest.MonkeyPatch) -> None:
             now = turn(*now)
         return tuple(now)
 
-    for module in (program, backward):
+    for module in (program, backward, undo, quadrature):
         monkeypatch.setattr(module, "while_loop", while_loop)
-    for module in (march, gradient):
+    for module in (march, gradient, undone, quadrature):
         monkeypatch.setattr(module, "compiled", lambda program, *about, **how: program)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import torchivp
 from compiled.pairs import ROWS, TIMES, Y0, torch64
+from torchivp.gradients import backsolve
 from torchivp.gradients.stored import value
 from torchivp.runners.compiled.back import looked_up, table_of
 from torchivp.span import OneSpan
@@ -83,13 +84,50 @@ def test_the_continuous_adjoint() -> None:
         {"method": "rk4", "dt": 0.1, "rtol": 1e-3, "jump_times": [0.7]},
         {"gradient": "interpolated"},
         {"gradient": "interpolated", "t": -TIMES, "method": "tsit5"},
+        {"gradient": "gauss"},
     ],
-    ids=["backwards in time", "full norm", "fixed steps", "interpolated", "interpolated backwards in time"],
+    ids=["backwards in time", "full norm", "fixed steps", "interpolated", "interpolated backwards in time", "gauss"],
 )
 def test_other_continuous_adjoints(settings: dict[str, Any]) -> None:
     pairs = zip(*(gradient(runner, Y0, **{"gradient": "adjoint", **settings}) for runner in ("eager", "compiled")))
     for eager, compiled in pairs:
         torch.testing.assert_close(compiled, eager, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("how", ["adjoint", "interpolated"])
+def test_outputs_at_any_time_count(python_loops: None, how: str) -> None:
+    """Also at times that float32 does not have."""
+    settings = {"gradient": how, "t": torch.tensor([0.0, 0.13, 0.77, 1.1], dtype=torch64)}
+    for eager, compiled in zip(*(gradient(runner, Y0, **settings) for runner in ("eager", "compiled"))):
+        torch.testing.assert_close(compiled, eager, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "tsit5"},
+        {"t": -TIMES, "jump_times": [-0.7]},
+        {"method": "rk4", "dt": 0.1, "rtol": 1e-3},
+        {"save": "end", "gradient": torchivp.gradients.Gauss("tsit5", rtol=1e-6)},
+    ],
+    ids=["plain", "backwards in time", "fixed steps", "another method"],
+)
+def test_gauss(python_loops: None, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a step backwards in plain PyTorch."""
+    eager = gradient("eager", Y0, **{"gradient": "gauss", **settings})
+    monkeypatch.setattr(backsolve, "march", None)
+    compiled = gradient("compiled", Y0, **{"gradient": "gauss", **settings})
+    torch.testing.assert_close(compiled, eager, rtol=1e-10, atol=1e-10)
+
+
+def test_gauss_without_parameters(python_loops: None) -> None:
+    """Then no step is written down."""
+    found = []
+    for runner in ("eager", "compiled"):
+        y0 = Y0.clone().requires_grad_()
+        sol = torchivp.solve(lambda t, y: -y * torch.cos(t) * y, y0, TIMES, gradient="gauss", runner=runner)
+        found.append(torch.autograd.grad(sol.y.sum(), y0))
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
 
 
 def test_a_stored_solution_is_looked_up() -> None:

@@ -44,7 +44,8 @@ def f(python_loops: None) -> Swing:
 
 def loss(f: Swing, runner: str, y0: Tensor, t: Tensor, **settings: Any) -> tuple[Tensor, Any]:
     sol = torchivp.solve(f, y0, t, runner=runner, **settings)
-    values = sol.y.nan_to_num(0.0).flatten()
+    rows = sol.y if isinstance(sol.y, list) else [sol.y]
+    values = torch.cat([y.nan_to_num(0.0).flatten() for y in rows])
     if settings.get("dense"):
         values = torch.cat([values, sol(torch.linspace(0.1, 2.9, 7, dtype=torch64)).flatten()])
     if sol.t_events is not None and not settings.get("batch_dims"):

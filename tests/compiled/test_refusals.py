@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import torchivp
 from compiled.pairs import SWING, Y0, torch64
-from torchivp import NotCompilable, odeint, odeint_adjoint
+from torchivp import NotCompilable, odeint
 from torchivp.methods import ImplicitAdams
 
 pytestmark = pytest.mark.compiled
@@ -135,10 +135,6 @@ class TestDropIn:
         with pytest.raises(NotCompilable, match="callbacks"):
             odeint(call, Y0, self.T, options={"runner": "compiled"})
         del f
-
-    def test_the_backward_solve_of_the_adjoint(self) -> None:
-        with pytest.raises(NotCompilable, match="backward solve"):
-            odeint_adjoint(SWING, Y0, self.T, adjoint_options={"runner": "compiled"})
 
     def test_a_name_that_nobody_knows(self) -> None:
         with pytest.raises(torchivp.InputError, match=r"Did you mean 'compiled'"):

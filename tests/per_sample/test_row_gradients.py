@@ -112,6 +112,30 @@ def test_continuous_gradients_are_those_of_the_rows(gradient: str, method: str, 
     assert_same(problem.together(gradient=gradient, method=method), exact, 100 * RTOL)
 
 
+@pytest.mark.parametrize("gradient", CONTINUOUS)
+def test_time_has_the_dtype_of_the_state(gradient: str) -> None:
+    """Also where the parameters' integral is taken."""
+    y0, w, dtypes = torch.ones(2, 2), torch.tensor(0.5, requires_grad=True), set()
+
+    def f(t: Tensor, y: Tensor) -> Tensor:
+        dtypes.add(t.dtype)
+        return -w * y * torch.cos(t).unsqueeze(-1)
+
+    sol = torchivp.solve(f, y0, (0.0, 1.0), batch_dims=1, gradient=gradient, rtol=1e-3, atol=1e-4)
+    sol.y.sum().backward()
+    assert dtypes == {torch.float32}
+
+
+@pytest.mark.parametrize("gradient", CONTINUOUS)
+def test_the_integral_for_the_parameters_is_as_exact_as_the_solve(gradient: str) -> None:
+    w = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    y0 = torch.ones(2, 1, dtype=torch.float64)
+    tight: dict[str, Any] = {"method": "dopri8", "rtol": 1e-13, "atol": 1e-13, "gradient": gradient}
+    sol = torchivp.solve(lambda t, y: w * y, y0, (0.0, 1.0), batch_dims=1, **tight)
+    (grad,) = torch.autograd.grad(sol.y[:, -1].sum(), w)
+    torch.testing.assert_close(grad, 2 * w.exp(), rtol=1e-11, atol=0)
+
+
 @pytest.mark.parametrize("save", ["steps", "end"])
 @pytest.mark.parametrize("gradient", CONTINUOUS)
 def test_other_outputs(gradient: str, save: str) -> None:

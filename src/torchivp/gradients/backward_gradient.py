@@ -96,8 +96,7 @@ class BackwardGradient(Gradient):
             )
         backward = PASSES[type(problem)](self, problem, plan, inputs)
         with torch.no_grad():
-            forward = replace(self.forward_plan(plan), one_by_one=True)
-            out = plan.run(problem.frozen(), forward, new_tape=self.new_tape(), known=known)
+            out = plan.run(problem.frozen(), self.forward_plan(plan), new_tape=self.new_tape(), known=known)
         backward.attach(out)
         return out
 
@@ -181,8 +180,9 @@ class Attached:
             span = OneSpan(event.t, event.t + 1.0, size=1.0)
             trajectory.events[i] = event._replace(piece=len(trajectory.pieces))
             trajectory.pieces.append(Piece(span, row, slope, slope.real.new_ones(1, 1).to(slope)))
-        trajectory.outputs = [Knot(number[float(o.t)], problem.clock(o.t)) for o in trajectory.outputs]
-        trajectory.knots = rows
+        times = [float(o.t) for o in trajectory.outputs] if trajectory.known is None else trajectory.known[0].tolist()
+        trajectory.outputs = [Knot(number[t], problem.clock(t)) for t in times]
+        trajectory.knots, trajectory.known = rows, None
         trajectory.end = self.out.state.y = rows[-1]
 
 

@@ -9,6 +9,7 @@ doi:10.48550/arXiv.2308.10644.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,15 @@ from torch import Tensor
 
 from .._types import BackwardRow, Rows
 from ..field import Field
-from ..loop import TakenStep
+from ..loop import LoopState, TakenStep
+from ..plan import Plan
+from ..problem import Problem
 from ..state import Layout
 from ..tolerance import Tolerance
 from .backsolve import Linearised, System
 from .interpolated import Interpolated
 from .quadrature import PointIntegral
-from .stored import Stored
+from .stored import Pieces, Stored
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Gauss(Interpolated):
     """
 
     def system(self, linear: Linearised, y: Rows, kept: Any) -> System:
-        return ByPoints(linear, y, Stored(kept.read(linear.field)))
+        return ByPoints(linear, y, kept)
 
 
 class ByPoints(System):
@@ -48,12 +51,13 @@ class ByPoints(System):
     Args:
         linear: the forward field.
         y: a state, for its size and dtype.
-        solution: the stored one.
+        kept: the stored solution.
+        steps_back: of the runner.
     """
 
-    def __init__(self, linear: Linearised, y: Rows, solution: Stored):
-        self.linear = linear
-        self.solution = solution
+    def __init__(self, linear: Linearised, y: Rows, kept: Pieces, steps_back: Callable[..., Any] | None = None):
+        self.linear, self.y, self.kept, self.steps_back = linear, y, kept, steps_back
+        self.solution = solution = Stored(kept.read(linear.field))
         self.totals = [torch.zeros_like(p) for p in linear.params]
         self.integral = PointIntegral(linear.at, lambda t, row: solution(t), self.adjoint, linear.params, self.totals)
         self.field = Field(self.slope, Layout(torch.zeros_like(y)), direction=-1)
@@ -66,6 +70,18 @@ class ByPoints(System):
 
     def land(self, row: BackwardRow, y: Rows, cotangent: Rows) -> BackwardRow:
         return row + cotangent
+
+    def in_one(self, steps_back: Callable[..., Any]) -> System | None:
+        return None if self.kept.kept is None else ByPoints(self.linear, self.y, self.kept, steps_back)
+
+    def steps(self, problem: Problem, plan: Plan, state: LoopState) -> Iterator[TakenStep | None]:
+        linear, found = self.linear, None
+        if self.steps_back is not None:
+            found = self.steps_back(
+                linear.field, linear.params, problem, plan, state, problem.tolerance.norm, 1, self.kept.kept,
+                totals=self.totals,
+            )  # fmt: skip
+        return super().steps(problem, plan, state) if found is None else found
 
     def took(self, taken: TakenStep) -> None:
         self.integral.took(taken)

@@ -63,7 +63,7 @@ class Interpolated(BackwardGradient):
         return None if kept is None else kept.new_tape()
 
     def forward_plan(self, plan: Plan) -> Plan:
-        return replace(plan, dense=True) if self._states_kept() is None else plan
+        return replace(plan, dense=True, one_by_one=True) if self._states_kept() is None else plan
 
     def kept(self, out: Run, plan: Plan) -> Pieces:
         return from_tape(out) if self._states_kept() is not None else from_pieces(out)

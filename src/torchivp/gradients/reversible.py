@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from ..errors import InputError
 from ..plan import Plan
@@ -19,7 +21,7 @@ from ..problem import Problem
 from ..runners.eager import Run
 from ..trajectory import Start, StepsAgain, Tape, TapeEntry
 from . import replay
-from .base import Gradient
+from .base import Gradient, nothing_to_do
 from .drift import check_drift, relative
 
 
@@ -43,6 +45,10 @@ class Reversible(Gradient):
                 f"method=torchivp.methods.Reversible('tsit5'), 'reversible_heun' or 'alf', or take gradient='discrete'."
             )
         rtol = float(torch.as_tensor(problem.tolerance.rtol).max()) if plan.controller.adaptive else 0.0
+        if plan.with_gradient is not None and not nothing_to_do():
+            out = plan.with_gradient(problem, plan, partial(check_start, rtol))
+            if out is not None:
+                return out
         return replay.integrate(problem, plan, lambda: EndOnly(rtol))
 
 
@@ -76,10 +82,10 @@ class EndOnly(Tape):
             start = again.undo(entry, end)
             known = self._known(number, entry)
             if known is not None:
-                each, last = entry.span.each, self.ends[len(self.entries) - 1].y
-                off = relative(each(start.y - known.y), each(known.y), each(last), dim=1).amax()
-                check_drift(off, self._most(start.y.dtype), "A state" if number else "y0")
-                self.drift = max(self.drift, float(off))
+                each, last = entry.span.each, self.ends[len(self.entries) - 1]
+                what = "A state" if number else "y0"
+                off = check_start(self.rtol, each(start.y), each(known.y), each(last.y), what)
+                self.drift = max(self.drift, off)
                 start = known
             yield entry, start
 
@@ -89,6 +95,19 @@ class EndOnly(Tape):
             return self.first
         return None if entry.past else Start(self.ends[number - 1].y, ())
 
-    def _most(self, dtype: torch.dtype) -> float:
-        """As exact as the solution is accurate, but with room for rounding errors that have grown."""
-        return min(0.5, max(self.rtol, 10 * torch.finfo(dtype).eps ** 0.5))
+
+def check_start(rtol: float, computed: Tensor, known: Tensor, last: Tensor, what: str) -> float:
+    """How far, relatively, a state came out that was computed backwards.
+
+    Args:
+        rtol: of the solve.
+        computed, known, last: the state as it was computed, as it should be, and at the end of the solve, ``[B, D]``.
+        what: names it.
+
+    Raises:
+        GradientError: if that is more than the solution is exact, with room for rounding errors that have grown.
+    """
+    off = relative(computed - known, known, last, dim=1).amax()
+    most = min(0.5, max(rtol, 10 * torch.finfo(known.dtype).eps ** 0.5))
+    check_drift(off, most, what)
+    return float(off)

@@ -9,8 +9,9 @@ doi:10.48550/arXiv.2308.10644.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -131,19 +132,61 @@ def solve_rows_back(
         tolerance=system.tolerance(tolerance),
     )
     plan = plan_for(problem)
-    state = begin(problem)
-    landings, integral = Landings(system, outputs), GaussIntegral(system)
-    start(problem, plan, state)
-    for taken in march(problem, plan, state):
-        integral.took(taken)
-        landings.after(taken, state)
+    landings, steps = Landings(system, outputs), steps_of(system, problem, plan, outputs)
+    state = steps.state
+    for moved in steps:
+        landings.after(moved, state)
     if not state.status.success:
         raise SolveError(
             f"The backward solve of the gradient failed: {summary(len(state.t), messages_of(problem, plan, state))}\nA solution "
             f"that is stable forwards may be unstable backwards: gradient='discrete' has no such trouble."
         )
     system.check(float(torch.as_tensor(tolerance.rtol).max()) if plan.controller.adaptive else 1.0)
-    return RowsBack(system.adjoint(state.y), integral.totals, state.attempted)
+    return RowsBack(system.adjoint(state.y), steps.totals, state.attempted)
+
+
+@runtime_checkable
+class Steps(Protocol):
+    """The steps of a backward solve: iterates over the rows ``[B]`` that moved, at least whenever one of them landed. Then
+    ``state.y`` may be changed.
+
+    Attributes:
+        state: of the rows.
+        totals: the integrals for the parameters so far.
+    """
+
+    state: RowsState
+    totals: list[Tensor]
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+
+def steps_of(system: RowSystem, problem: RowsProblem, plan: Plan, outputs: RowOutputs) -> Steps:
+    """Those of the runner, if it has a way of its own."""
+    if plan.steps_back is not None:
+        linear = system.linear
+        found: Steps | None = plan.steps_back(
+            linear.field, linear.params, problem, plan, outputs.stops(), system.solution
+        )
+        if found is not None:
+            return found
+    return StepByStep(system, problem, plan)
+
+
+class StepByStep:
+    """One attempted step after the other, in plain PyTorch."""
+
+    def __init__(self, system: RowSystem, problem: RowsProblem, plan: Plan):
+        self.problem, self.plan = problem, plan
+        self.state: RowsState = begin(problem)
+        self.integral = GaussIntegral(system)
+        self.totals = self.integral.totals
+
+    def __iter__(self) -> Iterator[Tensor]:
+        start(self.problem, self.plan, self.state)
+        for taken in march(self.problem, self.plan, self.state):
+            self.integral.took(taken)
+            yield taken.span.moved
 
 
 class Landings:
@@ -161,11 +204,11 @@ class Landings:
             system.row(*(outputs.states[outputs.first],) * 2), outputs.states[outputs.first], self.place >= 0
         )
 
-    def after(self, taken: RowsTaken, state: RowsState) -> None:
-        """After a step: rows that landed go on from the stored state, their cotangent there added to the adjoint (but at their
-        start there is nothing to go on to)."""
+    def after(self, moved: Tensor, state: RowsState) -> None:
+        """After a step of the rows that ``moved [B]``: those that landed go on from the stored state, their cotangent there added
+        to the adjoint (but at their start there is nothing to go on to)."""
         system, outputs = self.system, self.outputs
-        landed = (outputs.t[self.place] == -state.t) & taken.span.moved
+        landed = (outputs.t[self.place] == -state.t) & moved
         if not bool(landed.any()):
             return
         y = outputs.states[self.place]
@@ -198,7 +241,7 @@ class GaussIntegral:
         nodes, weights = np.polynomial.legendre.leggauss((taken.plan.method.order + 1) // 2)
         for node, weight in zip(nodes.tolist(), weights.tolist()):
             theta = 0.5 * (1 + node)
-            powers = theta ** torch.arange(1, len(step.weights) + 1, device=dt.device)
+            powers = theta ** torch.arange(1, len(step.weights) + 1, dtype=dt.dtype, device=dt.device)
             slope = powers.to(step.weights.dtype).unsqueeze(0) @ step.weights @ step.k.to(step.weights.dtype)
             row = torch.addcmul(taken.y0, slope.to(taken.y0.dtype), span.size)
             self._add(-(span.t + theta * dt), torch.where(moved, row, taken.y0), 0.5 * weight * dt)
@@ -206,7 +249,8 @@ class GaussIntegral:
     def _add(self, t: Tensor, row: Rows, weight: Tensor) -> None:
         """Of rows at times ``t [B]``, each with a ``weight [B]``."""
         system, linear = self.system, self.system.linear
-        slope, _ = linear.evaluate(t, system.state(t, system.unpacked(row)))
+        seen = t.to(linear.field.layout.real_dtype)  # as f sees the time
+        slope, _ = linear.evaluate(seen, system.state(t, system.unpacked(row)))
         if not slope.requires_grad:
             return
         adjoint = system.adjoint(row).reshape(1, -1)

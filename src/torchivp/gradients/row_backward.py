@@ -77,7 +77,9 @@ class RowBackward(BackwardPass):
             jumps=None if forward.jumps is None else -forward.jumps,
         )
         most = 1_000 + 50 * int(self.counters["attempted"].max())
-        return Plan(method, controller, limits, RowEnds(), max_steps=most, run=self.plan.run)
+        return Plan(
+            method, controller, limits, RowEnds(), max_steps=most, run=self.plan.run, steps_back=self.plan.steps_back
+        )
 
 
 def check_fits(how: BackwardGradient, method: Method, plan: Plan) -> None:

@@ -6,6 +6,7 @@ The integrals for the parameters are not part of it (see ``row_backsolve``): the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -31,15 +32,17 @@ class RowSystem(ABC):
 
     Attributes:
         parts: how many there are in a row.
-        along: it goes along the stored solution.
+        along: it goes along the stored solution, which is its ``solution``.
         field: of the rows ``[1, B * parts * D]``; counts time as the backward solve does.
     """
 
     parts: ClassVar[int]
     along: ClassVar[bool]
+    solution: Any = None
 
     def __init__(self, linear: Linearised, problem: RowsProblem, stored: Any):
         self.linear = linear
+        self.forward: Any = problem.tolerance
         self.rows, self.width = problem.layout.rows, problem.layout.width
         self.field = Field(
             self.slope, Layout(problem.y0.new_zeros(self.rows, self.parts * self.width), 1), direction=-1
@@ -87,8 +90,9 @@ class RowSystem(ABC):
         def largest(row: Tensor) -> Tensor:
             return torch.stack([forward.norm(part.reshape(1, -1)) for part in row.view(shape).unbind(1)]).amax(0)
 
-        rtol = wide(forward.rtol) if isinstance(forward.rtol, Tensor) else forward.rtol
-        return RowTolerance(rtol, wide(forward.atol), largest)
+        rtol: Any = wide(forward.rtol) if isinstance(forward.rtol, Tensor) else forward.rtol
+        small: RowTolerance = replace(self.forward, rtol=rtol, atol=wide(forward.atol), norm=largest)
+        return small
 
 
 class StateAndAdjoint(RowSystem):
@@ -129,13 +133,13 @@ class AdjointAlone(RowSystem):
 
     def __init__(self, linear: Linearised, problem: RowsProblem, stored: Any):
         super().__init__(linear, problem, stored)
-        self.stored = stored
+        self.solution = stored
 
     def slope(self, t: Tensor, x: Tensor) -> Tensor:
         return -self.linearised(t, self.state(t, x), x)[1]
 
     def state(self, t: Tensor, x: Tensor) -> Rows:
-        y: Tensor = self.stored.at(t.unsqueeze(1))
+        y: Tensor = self.solution.at(t.unsqueeze(1))
         return y.reshape(1, -1)
 
     def row(self, y: Tensor, adjoint: Tensor) -> BackwardRow:

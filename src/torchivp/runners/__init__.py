@@ -15,10 +15,11 @@ class Runner(NamedTuple):
     """
     Attributes:
         run: runs the loop: ``run(problem, plan, new_tape=..., known=...)``.
-        steps_back: the steps of a backward solve for a continuous adjoint (``compiled.back.steps``), if the runner has a way of
-            its own.
+        steps_back: the steps of a backward solve for a continuous adjoint (``compiled.back.steps``, of rows
+            ``compiled.rows_back.steps``), if the runner has a way of its own.
         with_gradient: ``with_gradient(problem, plan)`` runs it with the gradient of ``discrete``, if the runner has a way of its
-            own; None, or an answer of None, leave that to ``gradients``.
+            own; None, or an answer of None, leave that to ``gradients``. ``with_gradient(problem, plan, check_start)``: with that
+            of ``reversible`` (see ``compiled.undone``).
     """
 
     run: Callable[..., Any]
@@ -41,7 +42,7 @@ RUNNERS = {
 }
 ROW_RUNNERS = {
     "eager": Runner(rows.run),
-    "compiled": Runner(compiled.rows.run, compiled.rows.with_gradient),
+    "compiled": Runner(compiled.rows.run, compiled.rows.with_gradient, compiled.rows_back.steps),
     "cuda_graph": Runner(cuda_graph.run_rows),
     "auto": Runner(_auto_rows.run, _auto_rows.with_gradient),
 }

@@ -100,8 +100,10 @@ class Auto:
             habit_of(problem).note(out, again)
         return out
 
-    def with_gradient(self, problem: Problem, plan: Plan) -> Run | None:
-        return self.attempt(problem, plan, lambda: self.gradient(problem, plan))
+    def with_gradient(
+        self, problem: Problem, plan: Plan, check_start: Callable[..., object] | None = None
+    ) -> Run | None:
+        return self.attempt(problem, plan, lambda: self.gradient(problem, plan, check_start))
 
     def attempt(self, problem: Problem, plan: Plan, solve: Callable[[], Run | None]) -> Run | None:
         """The compiled solve; None if it is not worth its compilation yet, or cannot be."""

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import GradientError, InputError, InputTypeError, NotCompilable
+from ...errors import GradientError, InputError, InputTypeError
+from ...names import named
+from ...runners import RUNNERS
 from ...transforms import recorded
 from .backward import OdeintAdjointMethod
 from .errors import ArgumentError
 from .forward import in_shape
 from .functions import flat_to_shape
 from .inputs import check_inputs, flat_tolerance, reverse_options
+from .norms import Seminorm
 from .solvers import SOLVERS
 
 
@@ -36,7 +39,8 @@ def odeint_adjoint(
         adjoint_rtol, adjoint_atol, adjoint_method: of the backward solve; those of the forward solve if None. Tuples have
             one entry for each part of ``y0``, or one for each part of the backward state ``(t, y, adj_y, *params)``.
         adjoint_options: of the backward solve; ``options`` without ``norm`` if None. ``norm`` may be "seminorm" (the
-            default) or a function of the tuple ``(t, y, adj_y, *params)``.
+            default) or a function of the tuple ``(t, y, adj_y, *params)``. ``runner`` is that of the forward solve unless
+            given; what it cannot compile of the backward solve goes on in plain PyTorch.
         adjoint_params: the tensors to differentiate with respect to; ``func.parameters()`` if None.
 
     Returns:
@@ -68,14 +72,10 @@ def odeint_adjoint(
             "passed then `adjoint_options` must be passed as well."
         )
     if adjoint_options is None:
-        adjoint_options = {k: v for k, v in (options or {}).items() if k not in ("norm", "runner")}
+        adjoint_options = {k: v for k, v in (options or {}).items() if k != "norm"}
     else:
-        adjoint_options = adjoint_options.copy()
-        if adjoint_options.pop("runner", "eager") != "eager":
-            raise NotCompilable(
-                "adjoint_options['runner']: the backward solve of odeint_adjoint is not compiled. Leave it out; "
-                "options={'runner': 'compiled'} compiles the forward solve, and odeint with it both passes."
-            )
+        adjoint_options = {"runner": (options or {}).get("runner", "eager"), **adjoint_options}
+        named("adjoint_options['runner']", adjoint_options["runner"], RUNNERS)
     params = _with_grad(find_parameters(func) if adjoint_params is None else adjoint_params, adjoint_options)
 
     inputs = check_inputs(func, y0, t, rtol, atol, method, options, event_fn, SOLVERS)
@@ -133,11 +133,6 @@ def handle_adjoint_norm_(
     """
     norm = adjoint_options.get("norm", "seminorm")
 
-    def seminorm(tensors: Sequence[Tensor]) -> Any:
-        t, y, adj_y, *_ = tensors
-        size = t.abs()
-        return torch.stack([size, *(torch.as_tensor(state_norm(x)).to(size) for x in (y, adj_y))]).amax()  # keeps nan
-
     def unpacked(tensors: Sequence[Tensor]) -> Any:
         t, y, adj_y, *params = tensors
         parts = shapes or ()
@@ -148,7 +143,7 @@ def handle_adjoint_norm_(
             raise InputTypeError(
                 f"adjoint_options['norm']={norm!r} is no norm. Give a function, 'seminorm', or nothing."
             )
-        adjoint_options["norm"] = seminorm
+        adjoint_options["norm"] = Seminorm(state_norm)
     elif shapes is not None:
         adjoint_options["norm"] = unpacked
 

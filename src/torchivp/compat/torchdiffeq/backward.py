@@ -11,17 +11,26 @@ f(t[0], y[0])``, because moving the start by dt is the same as starting from ``y
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...errors import NotCompilable
+from ...field import Field
 from ...loop import LoopState, march, start
+from ...plan import Plan
+from ...problem import Problem
+from ...runners import RUNNERS, Runner
+from ...runners.compiled.setup import check
+from ...state import Layout
 from . import engine
 from .forward import make_solver, odeint
-from .functions import ADJOINT_CALLBACKS, CALLBACKS, PerturbFunc, flat_to_shape
+from .functions import ADJOINT_CALLBACKS, CALLBACKS, PerturbFunc, TupleFunc, flat_to_shape
 from .inputs import check_inputs
+from .norms import Seminorm
 from .solvers import SOLVERS
 
 
@@ -91,8 +100,10 @@ def solve_backward(
     """
     dynamics = AugmentedDynamics(func, params, y)
     state = (y.new_zeros(()).real, y[-1], grad_y[-1], *(torch.zeros_like(p) for p in params))
+    options, runner = options.copy(), RUNNERS[options.get("runner", "eager")]
+    options.pop("runner", None)
     if len(t) > 1:
-        state = _one_solve(dynamics, state, t, y, grad_y, rtol=rtol, atol=atol, method=method, options=options)
+        state = _one_solve(dynamics, state, t, y, grad_y, runner, rtol=rtol, atol=atol, method=method, options=options)
     _, _, adj_y, *adj_params = state
     adj_y = cast(adj_y, y)
     adj_params = [cast(a, p) for a, p in zip(adj_params, params)]
@@ -105,7 +116,13 @@ def solve_backward(
 
 
 def _one_solve(
-    dynamics: AugmentedDynamics, state: tuple[Tensor, ...], t: Tensor, y: Tensor, grad_y: Tensor, **how: Any
+    dynamics: AugmentedDynamics,
+    state: tuple[Tensor, ...],
+    t: Tensor,
+    y: Tensor,
+    grad_y: Tensor,
+    runner: Runner,
+    **how: Any,
 ) -> tuple[Tensor, ...]:
     """The backward state at ``t[0]``, before the gradient that arrives there is added."""
     inputs = check_inputs(dynamics, state, t.flip(0), event_fn=None, solvers=SOLVERS, **how)
@@ -114,10 +131,13 @@ def _one_solve(
         return _interval_by_interval(dynamics, state, t, y, grad_y, **how)
     problem, plan = solver.setup(inputs.t, landing=True)
     loop = LoopState(problem.t0, problem.y0, math.inf)
-    start(problem, plan, loop)
+    steps = _steps_of_runner(runner, dynamics, y[-1], how["options"].get("norm"), problem, plan, loop)
+    if steps is None:
+        start(problem, plan, loop)
+        steps = march(problem, plan, loop)
     arrivals = dict(zip(problem.t[1:-1], range(len(t) - 2, 0, -1)))
     n = y[0].numel()
-    for _ in march(problem, plan, loop):
+    for _ in steps:
         i = arrivals.get(loop.t)
         if i is not None:
             row = loop.y.clone()
@@ -127,6 +147,32 @@ def _one_solve(
             loop.budget_from = loop.attempted
     engine.raise_failure(problem, plan, loop)
     return flat_to_shape(loop.y.view(-1), (), inputs.shapes or ())
+
+
+def _steps_of_runner(
+    runner: Runner, dynamics: AugmentedDynamics, y: Tensor, norm: Any, problem: Problem, plan: Plan, loop: LoopState
+) -> Iterator[Any] | None:
+    """The steps as the runner takes them; None where it has no way of its own, or not for these options.
+
+    Args:
+        y: a forward state.
+        norm: of the parts.
+        problem, plan, loop: of the backward solve.
+    """
+    if runner.steps_back is None or not isinstance(norm, Seminorm):
+        return None
+    try:
+        check(problem, plan, "compiled")
+    except NotCompilable:
+        return None
+    func = dynamics.func.base_func if isinstance(dynamics.func, PerturbFunc) else dynamics.func
+    shapes = [x.shape for x in (y.new_zeros(()), y, y, *dynamics.params)]
+    forward = Field(func, Layout(y), broadcast=True)
+    turned = Field(TupleFunc(dynamics, shapes), problem.layout, direction=-1, broadcast=True)
+    of_rows = engine.norm_of_rows(norm.of_state, y.shape)
+    return runner.steps_back(
+        forward, dynamics.params, replace(problem, field=turned), plan, loop, of_rows, 2, front=1, others=True
+    )
 
 
 def _interval_by_interval(

@@ -147,8 +147,12 @@ def tolerance_of(rtol: Any, atol: Any, y0: Tensor, norm: Callable[[Tensor], Any]
     if isinstance(rtol, int | float) and rtol < 0:  # torchdiffeq computes with it: the tolerance is below atol
         positive = tolerance_of(-rtol, atol, y0, norm)
         return replace(positive, rtol=-positive.rtol)
-    of_rows = _OF_ROWS.get(norm) or (lambda row: norm(row.view(shape)))
-    return make_tolerance(rtol, atol, Layout(y0), of_rows)
+    return make_tolerance(rtol, atol, Layout(y0), norm_of_rows(norm, shape))
+
+
+def norm_of_rows(norm: Callable[[Tensor], Any], shape: torch.Size) -> Norm:
+    """The norm of tensors of this shape as one of rows."""
+    return _OF_ROWS.get(norm) or (lambda row: norm(row.view(shape)))
 
 
 def no_tolerance(y0: Tensor) -> Tolerance:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,3 +45,21 @@ NORMS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Sequence[Tensor]], Any
     "rows": (row_norm, row_norm),
 }
 """By name: of a tensor, and of a tuple of tensors."""
+
+
+@dataclass(frozen=True)
+class Seminorm:
+    """Of the parts ``(t, y, adj_y, *params)`` of a backward solve: the largest of those of ``t``, ``y`` and ``adj_y``.
+
+    Args:
+        of_state: the norm of a state.
+    """
+
+    of_state: Callable[[Tensor], Any]
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Tensor:
+        t, y, adj_y, *_ = tensors
+        size = t.abs()
+        return torch.stack(
+            [size, *(torch.as_tensor(self.of_state(x)).to(size) for x in (y, adj_y))]
+        ).amax()  # keeps nan

@@ -4,17 +4,15 @@ state, whose slope has a vector-Jacobian product of ``f`` in it."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...controllers import PID
 from ...field import Field
 from ...loop import LoopState
-from ...methods.explicit_rk import ExplicitRungeKutta
 from ...plan import Plan
 from ...problem import Problem
 from ...solution import Status
@@ -25,12 +23,14 @@ from .backward import exchanged
 from .columns import Leaves
 from .counting import count, evaluations
 from .derivatives import leaves_of
-from .march import COMPILED, Loop, look_at
-from .norms import traced
+from .march import COMPILED, Loop, Part, look_at
+from .norms import Largest, traced
 from .pure import Pure, Seen
-from .setup import carry_of, fixed_of, form_of
+from .quadrature import Integral, rule_of
+from .rows_back import augmented as augmented_rows
+from .setup import carry_of, fixed_of, form_of, slots_for, suits, weights_of
 from .single import begin, read_back
-from .step import Fixed, State, size
+from .step import ALL, Fixed, State
 
 
 class Augmented(Pure):
@@ -41,18 +41,26 @@ class Augmented(Pure):
         dtypes: of its state, as it sees it.
         places: which parameter each held tensor is that a gradient is wanted for, by its number.
         along: the state is not solved again: the last held tensors say where it was (see ``table_of``).
+        front: so many tensors stand before it that stay what they are.
     """
 
     def __init__(
-        self, pure: Pure, dtypes: Sequence[torch.dtype], turned: bool, places: dict[int, int], along: bool = False
+        self,
+        pure: Pure,
+        dtypes: Sequence[torch.dtype],
+        turned: bool,
+        places: dict[int, int],
+        along: bool = False,
+        front: int = 0,
     ):
         self.pure, self.dtypes, self.turned, self.places = pure, tuple(dtypes), turned, places
-        self.along = along
+        self.along, self.front = along, front
         self.name, self.codes = pure.name, pure.codes
         self.programs: dict[Any, Any] = {}
 
     def __call__(self, t: Tensor, ys: State, held: State) -> tuple[Tensor, ...]:
         n, sign = len(self.dtypes), -1 if self.turned else 1
+        front, ys = ys[: self.front], ys[self.front :]
         if self.along:
             adjoint, totals, table, held = ys[:n], ys[n:], held[-4:], held[:-4]
             state: State = leaves_of(looked_up(table, t), adjoint)
@@ -68,7 +76,8 @@ class Augmented(Pure):
         at_state, at_held = vjp(tuple(adjoint))
         of = dict(zip(self.places.values(), at_held))
         integrands = (-of[j].to(total.dtype) if j in of else torch.zeros_like(total) for j, total in enumerate(totals))
-        return (*(() if self.along else slopes), *(-x for x in at_state), *integrands)
+        still = (torch.zeros_like(x) for x in front)
+        return (*still, *(() if self.along else slopes), *(-x for x in at_state), *integrands)
 
 
 def table_of(pieces: Sequence[Piece]) -> tuple[Tensor, ...] | None:
@@ -78,7 +87,8 @@ def table_of(pieces: Sequence[Piece]) -> tuple[Tensor, ...] | None:
     if any(p.weights.shape != weights.shape or len(p.k) != len(pieces[0].k) for p in pieces):
         return None
     begins, sizes = (
-        torch.tensor(x, dtype=torch.float64) for x in zip(*((float(p.span.t), p.span.size) for p in pieces))
+        torch.tensor(x, dtype=torch.float64, device=weights.device)
+        for x in zip(*((float(p.span.t), p.span.size) for p in pieces))
     )
     slopes = torch.stack([p.k for p in pieces])
     coefficients = torch.stack([p.weights for p in pieces]) @ slopes.to(weights.dtype)
@@ -99,31 +109,6 @@ def looked_up(table: Sequence[Tensor], t: Tensor) -> Tensor:
     return starts.index_select(0, at).squeeze(0) + size.to(starts.dtype) * theta * total
 
 
-@dataclass(frozen=True)
-class Largest:
-    """The largest of the norms of the parts: the state (unless it is stored), the adjoint, and every parameter.
-
-    Args:
-        norm: of one part, by name or as it was traced.
-        leaves: so many tensors make up a state; ``states``: so many of them there are.
-        parts: how many parts count; None: all.
-    """
-
-    norm: str | Pure
-    leaves: int
-    states: int
-    parts: int | None
-
-    def __call__(self, like: Tensor, xs: State, held: State) -> tuple[Tensor]:
-        n, rest = self.leaves, self.leaves * self.states
-        parts = [*(xs[i : i + n] for i in range(0, rest, n)), *([x] for x in xs[rest:])][: self.parts]
-        if isinstance(self.norm, str):
-            sizes = [size(self.norm, part, 0) for part in parts]
-        else:
-            sizes = [self.norm(like, part, held)[0].to(torch.float64).reshape(()) for part in parts]
-        return (torch.stack(sizes).amax(),)
-
-
 def steps(
     forward: Field,
     params: Sequence[Tensor],
@@ -133,6 +118,9 @@ def steps(
     norm: Norm,
     parts: int | None,
     stored: Sequence[Piece] | None = None,
+    front: int = 0,
+    others: bool = False,
+    totals: list[Tensor] | None = None,
 ) -> Iterator[None] | None:
     """Solve backwards; stop at all of ``problem.t``, where the state may be changed. None: plain PyTorch has to do it.
 
@@ -141,57 +129,105 @@ def steps(
         problem, plan, state: of the backward solve, in the rows of state, adjoint and parameters.
         norm: of a state; the error norm is the largest of those of the first ``parts`` of the three (None: of all).
         stored: the solution, which is not solved again then: rows are of adjoint and parameters.
+        front: so many numbers stand before all that, and stay what they are.
+        others: ``f`` may use other tensors that require a gradient, which is not wanted.
+        totals: where the parameters' integrals are added up, by Gauss quadrature; rows are of the adjoint alone then.
     """
-    if not isinstance(plan.method, ExplicitRungeKutta) or (
-        plan.controller.adaptive and not isinstance(plan.controller, PID)
-    ):
+    if not suits(plan):
         return None
     table = () if stored is None else table_of(stored)
     if table is None:
         return None
-    y = state.y[:, : forward.layout.size]  # the state, or the adjoint
+    y = state.y[:, front : front + forward.layout.size]  # the state, or the adjoint
     seen = look_at(forward, -problem.t0, y if stored is None else stored[-1].y0, COMPILED.name)
     number = {id(p): j for j, p in enumerate(params)}
-    wanted = [i for i, x in enumerate(seen.held) if x.requires_grad]
-    if any(id(seen.held[i]) not in number for i in wanted):  # computed from parameters, before
+    unknown = [x for x in seen.held if x.requires_grad and id(x) not in number]
+    if unknown and not (others and all(x.is_leaf for x in unknown)):  # computed from parameters, before
         return None
-    pure = augmented(seen.pure, forward, {i: number[id(seen.held[i])] for i in wanted}, stored is not None)
+    places = {i: number[id(x)] for i, x in enumerate(seen.held) if id(x) in number}
+    if totals is not None:
+        return by_points(forward, seen, table, problem, plan, state, norm, places, totals)
+    pure = augmented(seen.pure, forward, places, stored is not None, front)
     tensors = Leaves.whole(forward.layout).of(y)
     states = 2 if stored is None else 1
-    layout = Layout((*tensors * states, *(p.detach() for p in params)))
+    layout = Layout((*y.new_zeros(front).unbind(0), *tensors * states, *(p.detach() for p in params)))
     leaves = Leaves.whole(layout)
     of_state, weights = traced(norm, forward.layout) if plan.controller.adaptive else ("rms", ())
-    largest = Largest(of_state, len(tensors), states, parts)
+    largest = Largest(of_state, len(tensors), states, parts, front)
     form = form_of(replace(problem, layout=layout), plan, leaves, slots=0, slopes=0, looks_inside=False, norm=largest)
     form = replace(form, unroll=1, small=False)  # which all take longer to compile
     loop = Loop(forward, COMPILED, form, Seen(pure, [*seen.held, *table], []), leaves, weights)
     return marched(loop, replace(problem, layout=layout), plan, state)
 
 
-def augmented(pure: Pure, forward: Field, places: dict[int, int], along: bool) -> Augmented:
+def by_points(
+    forward: Field,
+    seen: Seen,
+    table: Sequence[Tensor],
+    problem: Problem,
+    plan: Plan,
+    state: LoopState,
+    norm: Norm,
+    places: dict[int, int],
+    totals: list[Tensor],
+) -> Iterator[None]:
+    """The adjoint alone, as that of one row, with the parameters' integrals beside it."""
+    begins, sizes, starts, coefficients = table
+    moved = coefficients * sizes.to(coefficients.dtype).reshape(-1, 1, 1)
+    whole = torch.cat([starts.unsqueeze(1), moved], dim=1)
+    last = torch.tensor([len(begins) - 1], device=begins.device)
+    direction = torch.full((), float(forward.direction), dtype=torch.float64, device=begins.device)
+    as_rows = (torch.cat([begins[1:], begins[-1:] + sizes[-1:]]), begins, sizes)
+    held = [*seen.held, direction, *(x.unsqueeze(0) for x in as_rows), last, whole]
+    pure = augmented_rows(seen.pure, forward, True)
+    tensors = Leaves.whole(forward.layout).of(state.y)
+    layout = Layout(tensors)
+    leaves = Leaves.whole(layout)
+    with torch.no_grad():
+        t = torch.full((), -problem.t0, dtype=torch.float64, device=begins.device)
+        pure.trace(t, leaves.of(state.y), [x.detach() for x in held])
+    of_state, weights = traced(norm, forward.layout) if plan.controller.adaptive else ("rms", ())
+    inner, largest = replace(problem, layout=layout), Largest(of_state, len(tensors), 1, None)
+    slots, slopes = (slots_for(inner, plan, ALL), ALL) if places else (0, 0)
+    form = form_of(inner, plan, leaves, slots=slots, slopes=slopes, looks_inside=bool(places), norm=largest)
+    loop = Loop(forward, COMPILED, replace(form, unroll=1, small=False), Seen(pure, held, []), leaves, weights)
+    integral = Integral(loop, rule_of(plan.method, weights_of(inner, plan)), places, totals)
+    return marched(loop, inner, plan, state, integral.took)
+
+
+def augmented(pure: Pure, forward: Field, places: dict[int, int], along: bool, front: int) -> Augmented:
     """Made once for each ``f``, so that its programs are found again."""
     turned = forward.turn is not None
-    key = ("augmented", along, tuple(forward.layout.dtypes), turned, tuple(places.items()))
+    key = ("augmented", along, front, tuple(forward.layout.dtypes), turned, tuple(places.items()))
     if key not in pure.programs:
-        pure.programs[key] = Augmented(pure, forward.layout.dtypes, turned, places, along)
+        pure.programs[key] = Augmented(pure, forward.layout.dtypes, turned, places, along, front)
     return pure.programs[key]
 
 
-def marched(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Iterator[None]:
-    """Call after call of the loop, from output to output and jump to jump: everywhere there it starts afresh."""
+def marched(
+    loop: Loop, problem: Problem, plan: Plan, state: LoopState, took: Callable[[Part], None] | None = None
+) -> Iterator[None]:
+    """Call after call of the loop, from output to output and jump to jump (from landing to landing, where ``f`` must not be asked
+    at the end of a step): everywhere there it starts afresh.
+
+    Args:
+        took: gets the calls, if they write down their steps.
+    """
     limits = plan.limits
     begin(problem, plan, state)
-    for end in sorted({x for x in (*problem.t, *limits.jumps) if state.t < x <= limits.end}):
-        fixed = padded(
-            fixed_of(problem, plan, loop.leaves, torch.tensor([end]), limits._first(state.t), limits._last(end)),
-            len(limits.stops),
-        )
+    bounds = limits.stops if limits.open_ends else (*problem.t, *limits.jumps)
+    for end in sorted({x for x in bounds if state.t < x <= limits.end}):
+        at_end = torch.tensor([end], dtype=torch.float64)
+        fixed = fixed_of(problem, plan, loop.leaves, at_end, limits._first(state.t), limits._last(end))
+        fixed = padded(fixed, len(limits.stops))
         asks = 1 + int(math.isnan(state.dt))
         for part in loop.march(carry_of(problem, plan, loop.leaves, state, None), fixed, asks=asks):
             before = state.attempted
             read_back(problem, plan, loop, state, part.end)
-            unseen = [False] * part.steps
-            count(loop.field, evaluations(loop.form, state.attempted - before, unseen, state.t < end))
+            looked = [loop.form.looks_inside] * part.steps
+            count(loop.field, evaluations(loop.form, state.attempted - before, looked, state.t < end))
+            if took is not None:
+                took(part)
         if state.status not in (Status.RUNNING, Status.SUCCESS):
             return
         state.history, state.ready, state.slope = (), False, None

@@ -58,11 +58,7 @@ def make_backward(form: Form, pure: Pure, wanted: tuple[int, ...], from_slope: b
     def backward(
         way: Tensor, behind: Adjoint, given: Given | None, record: Record, fixed: Fixed, held: State
     ) -> Adjoint:
-        leaves = len(behind.ys)
-
-        def put_together(now: Sequence[Tensor]) -> Adjoint:
-            ends = (leaves, 2 * leaves, 2 * leaves + len(wanted), len(now))
-            return Adjoint(*(tuple(now[i:j]) for i, j in zip((0, *ends), ends)))
+        put_together = partial(adjoint_of, leaves=len(behind.ys), wanted=len(wanted))
 
         def more(i: Tensor, *now: Tensor) -> Tensor:
             return i > 0
@@ -84,9 +80,18 @@ def make_backward(form: Form, pure: Pure, wanted: tuple[int, ...], from_slope: b
         else:
             now = while_loop(more, turn(form), tuple(now))
         before = put_together(now[1:])
-        return through_slope(form, pure, wanted, before, way[1] != 0, record, fixed, held) if from_slope else before
+        if not from_slope:
+            return before
+        start = tuple(y[0] for y in record.ys)
+        return through_slope(form, pure, wanted, before, way[1] != 0, record.t[0], start, fixed, held)
 
     return backward
+
+
+def adjoint_of(tensors: Sequence[Tensor], leaves: int, wanted: int) -> Adjoint:
+    """An adjoint from its tensors."""
+    ends = (leaves, 2 * leaves, 2 * leaves + wanted, len(tensors))
+    return Adjoint(*(tuple(tensors[i:j]) for i, j in zip((0, *ends), ends)))
 
 
 def through_slope(
@@ -95,17 +100,18 @@ def through_slope(
     wanted: Sequence[int],
     behind: Adjoint,
     asked: Tensor,
-    record: Record,
+    t: Tensor,
+    start: State,
     fixed: Fixed,
     held: State,
 ) -> Adjoint:
-    """The same where the slope at the start is a function of the state there, if it was ``asked`` for."""
+    """The same where the slope at the ``start`` is a function of the state there, if it was ``asked`` for."""
 
     def slope(ys: State, some: State) -> tuple[Tensor, ...]:
-        return slopes(form, pure, fixed, exchanged(held, wanted, some), record.t[0], ys)
+        return slopes(form, pure, fixed, exchanged(held, wanted, some), t, ys)
 
     past: list[Any] = [x.sum(0) for x in behind.past] or [0.0] * len(behind.ys)  # at a start its lines are the state
-    vjp = torch.func.vjp(slope, tuple(y[0] for y in record.ys), [held[i] for i in wanted])[1]
+    vjp = torch.func.vjp(slope, tuple(start), [held[i] for i in wanted])[1]
     at_ys, at_held = vjp(tuple(torch.where(asked, k, 0.0) for k in behind.ks))
     return Adjoint(
         tuple(torch.where(asked, a + b + c, a) for a, b, c in zip(behind.ys, at_ys, past)),

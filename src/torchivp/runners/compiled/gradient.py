@@ -13,9 +13,10 @@ from ...problem import Problem
 from .backward import Adjoint, Backward, Given, make_backward, nothing_behind
 from .compile import compiled
 from .counting import count, evaluations
-from .march import Loop, Part, Written, written
+from .march import Loop, Part, Written
 from .outputs import Found, at
-from .program import Record
+from .path import Path, Pieces
+from .step import State, slopes_written
 
 
 class Outcome:
@@ -24,39 +25,21 @@ class Outcome:
 
     Args:
         problem, loop: of the solve.
-        parts: the calls of the loop.
-        found: the outputs in each of them.
-        looked: which of their steps were looked into.
+        path: the calls of the loop.
         end: the last states.
         weights: of the interpolant.
-        pieces: numbers of the steps in each of the parts of which starts and slopes are wanted; None: none.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        loop: Loop,
-        parts: list[Part],
-        found: list[Found | None],
-        looked: list[list[bool]],
-        end: Tensor,
-        weights: Tensor,
-        pieces: list[Tensor] | None = None,
-    ):
-        self.problem, self.loop, self.parts, self.found, self.looked = problem, loop, parts, found, looked
-        self.pieces = [torch.zeros(0, dtype=torch.int64)] * len(parts) if pieces is None else pieces
-        rows = [(new.y0[i, 0], new.k[i, :, 0]) for i, new in zip(self.pieces, self._written()) if new is not None]
-        empty = end.new_zeros(0, end.shape[-1]), end.new_zeros(0, 0, end.shape[-1])
-        self.y0, self.k = (torch.cat(x) for x in zip(*rows)) if rows else empty
-        self.values = torch.cat([end.reshape(problem.layout.rows, -1)[:0], *(x.values for x in found if x is not None)])
-        self.end, self.weights = end, weights
+    def __init__(self, problem: Problem, loop: Loop, path: Path, end: Tensor, weights: Tensor):
+        self.problem, self.loop, self.path, self.weights = problem, loop, path, weights
+        pieces = [(p.y0, p.k) for p in path.pieces if p is not None]
+        y0, k = (torch.cat(x) for x in zip(*pieces)) if pieces else (end[:0], end[:0].unsqueeze(1))
+        rows = end.reshape(problem.layout.rows, -1)
+        values = torch.cat([rows[:0], *(x.values for x in path.found if x is not None)])
+        self.results: tuple[Tensor, ...] = values, end, y0, k
         self.held = loop.seen.held
         self.wanted = tuple(i for i, x in enumerate(self.held) if x.requires_grad)
         self.counters: dict[str, Any] = {"replayed": 0}
-
-    def _written(self) -> list[Written | None]:
-        """What the parts wrote down, where it is wanted."""
-        return [written(self.loop, part) if len(i) else None for i, part in zip(self.pieces, self.parts)]
 
     def attached(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Values, end, starts and slopes with their gradient."""
@@ -66,47 +49,76 @@ class Outcome:
         self, at_values: Tensor, at_end: Tensor, at_y0: Tensor, at_k: Tensor, held: Sequence[Tensor]
     ) -> list[Tensor]:
         """Derivatives by ``y0`` and the wanted tensors, from those by values, end, starts and slopes."""
-        leaves = self.loop.leaves
-        ys = leaves.of(at_end)
-        adjoint = nothing_behind(self.loop.form, ys, [held[i] for i in self.wanted])
-        goes_on = False
-        rest = at_values.split([0 if x is None else len(x.t) for x in self.found])
-        lengths = [len(i) for i in self.pieces]
-        at_pieces = list(zip(self.pieces, at_y0.split(lengths), at_k.split(lengths)))
-        for part, found, looked, cotangent, pieces in reversed(
-            list(zip(self.parts, self.found, self.looked, rest, at_pieces))
-        ):
-            taken = evaluations(self.loop.form, part.steps, looked, goes_on, part.opened) + part.restarts
-            goes_on = not part.restarts
+        leaves, path = self.loop.leaves, self.path
+        behind = nothing_behind(self.loop.form, leaves.of(at_end), [held[i] for i in self.wanted])
+        at, goes_on = None, False
+        cotangents = at_values.split([0 if x is None else len(x.t) for x in path.found])
+        lengths = [0 if p is None else len(p.slots) for p in path.pieces]
+        at_pieces = list(zip(at_y0.split(lengths), at_k.split(lengths)))
+        for number in reversed(range(len(path.parts))):
+            taken = self.asked(number, goes_on)
+            goes_on = not path.parts[number].restarts
             self.counters["replayed"] += taken
             count(self.problem.field, taken)
-            adjoint = self.through(part, found, cotangent, pieces, adjoint, held)
-        return [leaves.rows(adjoint.ys).reshape(1, -1), *adjoint.held]
+            pieces = path.pieces[number]
+            if pieces is not None:
+                pieces = Pieces(pieces.slots, *at_pieces[number])
+            at, behind = self.through(number, cotangents[number], pieces, at, behind, held)
+        return [leaves.rows(behind.ys).reshape(1, -1), *behind.held]
+
+    def asked(self, number: int, goes_on: bool) -> int:
+        """Evaluations of ``f`` on the way back through a call.
+
+        Args:
+            number: of the call; ``goes_on``: another one begins with the slope at its end.
+        """
+        part = self.path.parts[number]
+        looked = self.path.looked[number]
+        return evaluations(self.loop.form, part.steps, looked, goes_on, part.opened) + part.restarts
 
     def through(
-        self,
-        part: Part,
-        found: Found | None,
-        cotangent: Tensor,
-        pieces: tuple[Tensor, Tensor, Tensor],
-        behind: Adjoint,
-        held: Sequence[Tensor],
-    ) -> Adjoint:
-        """From behind one call of the loop to before it."""
-        given = None
-        if (found is not None and len(found.t)) or len(pieces[0]):
-            new = written(self.loop, part)
-            at_y0, at_y1, at_k = by_steps(new, found, self.weights, cotangent)
-            slots, at_start, at_slopes = pieces
-            if len(slots):
-                at_y0[slots, 0] += at_start
-                at_k[slots, :, 0] += at_slopes
-            at_y0[1:] += at_y1[:-1]
-            last = self.loop.leaves.of(at_y1[-1])
-            behind = behind._replace(ys=tuple(a + b for a, b in zip(behind.ys, last)))
-            given = filled(self.loop, part.record, at_y0, at_k)
-        way = torch.tensor([part.steps, part.restarts])
-        return self.program()(way, behind, given, part.record, part.fixed, held)
+        self, number: int, cotangent: Tensor, pieces: Pieces | None, at: Any, behind: Adjoint, held: Sequence[Tensor]
+    ) -> tuple[Any, Adjoint]:
+        """From behind one call of the loop to before it.
+
+        Args:
+            number: of the call.
+            cotangent, pieces: derivatives by its outputs, and by the steps in it that somebody looks into.
+            at: where the next call began, if the steps are undone; ``behind``: derivatives there.
+        """
+        part = self.path.parts[number]
+        given, behind = self.given(number, cotangent, pieces, behind)
+        return at, self.program()(self.way(part), behind, given, part.record, part.fixed, held)
+
+    def way(self, part: Part) -> Tensor:
+        return torch.tensor([part.steps, part.restarts])
+
+    def given(
+        self, number: int, cotangent: Tensor, pieces: Pieces | None, behind: Adjoint
+    ) -> tuple[Given | None, Adjoint]:
+        """Derivatives by what the call wrote down, if there are any, and by its end."""
+        part, found = self.path.parts[number], self.path.found[number]
+        if (found is None or not len(found.t)) and pieces is None:
+            return None, behind
+        like = self.like(part)
+        at_y0, at_y1, at_k = by_steps(like, found, self.weights, cotangent)
+        if pieces is not None:
+            at_y0[pieces.slots, 0] += pieces.y0
+            at_k[pieces.slots, :, 0] += pieces.k
+        at_y0[1:] += at_y1[:-1]
+        last = self.loop.leaves.of(at_y1[-1])
+        behind = behind._replace(ys=tuple(a + b for a, b in zip(behind.ys, last)))
+        return filled(self.loop, len(part.record.t), behind.ys, at_y0, at_k), behind
+
+    def like(self, part: Part) -> Written:
+        """What a call wrote down, but with zeros for states and slopes: outputs depend on them linearly."""
+        form, (rows, width) = self.loop.form, (self.problem.layout.rows, self.problem.layout.width)
+        times, n = part.record.first(part.steps), part.steps
+        stages = max(0, slopes_written(form) - form.lead)
+        y, k = (self.weights.new_zeros(1).expand(n, *s, rows, width) for s in ((), (stages,)))
+        return Written(
+            times.accepted.reshape(n, rows), times.tries, times.t.reshape(n, rows), times.t1.reshape(n, rows), y, y, k
+        )  # fmt: skip
 
     def program(self) -> Backward:
         programs, key = self.loop.seen.pure.programs, ("backward", self.loop.form, self.wanted)
@@ -124,7 +136,8 @@ class Solved(torch.autograd.Function):
     def forward(ctx: Any, outcome: Outcome, y0: Tensor, *wanted: Tensor) -> tuple[Tensor, ...]:
         ctx.outcome = outcome
         ctx.save_for_backward(*outcome.held)
-        return outcome.values, outcome.end, outcome.y0, outcome.k
+        results, outcome.results = outcome.results, ()  # which hold it
+        return results
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
@@ -147,13 +160,13 @@ def by_steps(new: Written, found: Found | None, weights: Tensor, cotangent: Tens
     return at_y0, at_y1, at_k
 
 
-def filled(loop: Loop, record: Record, at_y0: Tensor, at_k: Tensor) -> Given:
-    """Derivatives by rows in the form of the record; zero in the slots that were not used."""
-
-    def spread(like: Sequence[Tensor], rows: Tensor, lead: int) -> tuple[Tensor, ...]:
-        out = tuple(torch.zeros_like(x) for x in like)
-        for x, part in zip(out, loop.leaves.of(rows, lead)):
-            (x[: len(rows), loop.form.lead :] if lead == 2 else x[: len(rows)]).copy_(part)
-        return out
-
-    return Given(spread(record.ys, at_y0, 1), spread(record.ks, at_k, 2))
+def filled(loop: Loop, slots: int, like: State, at_y0: Tensor, at_k: Tensor) -> Given:
+    """Derivatives by rows in the form of a record with so many slots, whose tensors are ``like`` these; zero in unused slots."""
+    form, n = loop.form, len(at_y0)
+    at_ys = tuple(y.new_zeros(slots, *y.shape) for y in like)
+    at_ks = tuple(y.new_zeros(slots, slopes_written(form), *y.shape) for y in like if slopes_written(form))
+    for x, part in zip(at_ys, loop.leaves.of(at_y0, 1)):
+        x[:n].copy_(part)
+    for x, part in zip(at_ks, loop.leaves.of(at_k, 2)):
+        x[:n, form.lead :].copy_(part)
+    return Given(at_ys, at_ks)

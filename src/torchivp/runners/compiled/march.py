@@ -62,7 +62,7 @@ class Part(NamedTuple):
     """One call of the loop.
 
     Attributes:
-        record: what it wrote down, if anything; ``fixed``: what it went by; ``end``: where it left the rows.
+        record: what it wrote down, if anything; ``fixed``: what it went by; ``end``: where it left the rows (None: not kept).
         steps: how many it wrote down.
         restarts: the slope at its start was evaluated for it.
         opened: how many of the steps are those of an opening.
@@ -70,7 +70,7 @@ class Part(NamedTuple):
 
     record: Record
     fixed: Fixed
-    end: Carry
+    end: Any
     steps: int
     restarts: bool
     opened: int = 0
@@ -200,6 +200,16 @@ COMPILED = Kind("compiled", program_for)
 def attempts_for(made: int, seconds: float) -> int:
     """How many attempts the next call should make."""
     return max(_LEAST, min(2**40, int(made * _SECONDS / max(seconds, 1e-6)))) if made else _FIRST
+
+
+def up_to(part: Part, n: int) -> Part:
+    """The part without the steps behind its ``n``-th."""
+    if n == part.steps:
+        return part
+    record: Record = part.record
+    start = {"ys": record.ys, "ks": [k[:, 0] for k in record.ks], "past": record.past}
+    end = part.end._replace(**{name: tuple(x[n].clone() for x in xs) for name, xs in start.items()})
+    return part._replace(steps=n, end=end)
 
 
 def written(loop: Loop, call: Part) -> Written:

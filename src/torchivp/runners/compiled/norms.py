@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ...tolerance import Norm, OfState, max_norm, rms_norm
 from .columns import Leaves
 from .compile import not_compiled
 from .pure import Pure, tracer_of
+from .step import State, size
 
 _NAMES: dict[Any, str] = {rms_norm: "rms", max_norm: "max"}
 
@@ -58,3 +60,31 @@ def traced(norm: Norm, layout: Layout) -> tuple[str | Pure, tuple[Tensor, ...]]:
 
 _of_state = lambda t, y, norm: torch.as_tensor(norm(y))  # no def: see pure._call
 _of_row = lambda t, ys, norm: torch.as_tensor(norm(torch.cat([y.reshape(1, -1) for y in ys], dim=1)))
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest of the norms of the parts (of each row): the state (unless it is stored), the adjoint, and every parameter.
+
+    Args:
+        norm: of one part, by name or as it was traced.
+        leaves: so many tensors make up a state; ``states``: so many of them there are.
+        parts: how many parts count; None: all.
+        front: so many tensors before them do not count.
+    """
+
+    norm: str | Pure
+    leaves: int
+    states: int
+    parts: int | None
+    front: int = 0
+
+    def __call__(self, like: Tensor, xs: State, held: State) -> tuple[Tensor]:
+        xs = xs[self.front :]
+        n, rest = self.leaves, self.leaves * self.states
+        parts = [*(xs[i : i + n] for i in range(0, rest, n)), *([x] for x in xs[rest:])][: self.parts]
+        if isinstance(self.norm, str):
+            sizes = [size(self.norm, part, like.dim()) for part in parts]
+        else:
+            sizes = [self.norm(like, part, held)[0].to(torch.float64).reshape(like.shape) for part in parts]
+        return (torch.stack(sizes).amax(0),)

@@ -13,7 +13,7 @@ from torch._higher_order_ops.while_loop import while_loop
 from .attempt import attempt
 from .pure import Pure
 from .starting import started
-from .step import Carry, Fixed, Form, State, Taken, in_totals, stage_count
+from .step import TIMES, Carry, Fixed, Form, State, Taken, in_totals, slopes_written
 
 
 class Record(NamedTuple):
@@ -42,6 +42,11 @@ class Record(NamedTuple):
         for x, line in zip(self.past, taken.past):
             x.index_put_(at, line.unsqueeze(0))
 
+    @property
+    def times(self) -> Record:
+        """The same without states, slopes and past."""
+        return Record(self.accepted, self.tries, self.t, self.t1, (), ())
+
     def first(self, n: int) -> Record:
         """The first ``n`` slots."""
         return Record(
@@ -53,7 +58,9 @@ class Record(NamedTuple):
 def new_record(form: Form, batch: Sequence[int], ys: State, past: State = ()) -> Record:
     """Room for the steps to come; only what is written to becomes memory."""
     n, device = form.slots + form.unroll, ys[0].device  # the last turn may begin in the last slot
-    stages = min(form.slopes, stage_count(form))
+    stages = slopes_written(form)
+    if form.slopes == TIMES:
+        ys, past = (), ()
     return Record(
         torch.empty(n, *batch, dtype=torch.bool, device=device),
         torch.empty(n, dtype=torch.int64, device=device),

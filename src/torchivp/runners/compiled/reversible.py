@@ -12,7 +12,7 @@ from ...methods.reversible import Reversible, _coefficients
 from ...methods.tableau import DenseOutput, Row, Tableau
 from .explicit import advanced, explicit_stages
 from .pure import Pure
-from .step import Fixed, Form, Stages, State, slopes, weighted, wide
+from .step import Fixed, Form, Stages, State, Where, slopes, weighted, wide
 
 _HALF = Fraction(1, 2)
 TWO_SLOPES = Tableau(
@@ -37,6 +37,15 @@ def heun_stages(
     return by_mean(h, ys, ks, slope, rests)._replace(past=tuple(z.unsqueeze(0) for z in z1))
 
 
+def heun_undone(
+    form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, t1: Tensor, h: Tensor, end: Where
+) -> Where:  # fmt: skip
+    """Where the step from ``t`` to ``t1`` began."""
+    zs = tuple(2 * y - z[0] - wide(h, y) * k for y, z, k in zip(end.ys, end.past, end.ks))
+    ks = slopes(form, pure, fixed, held, t, zs)
+    return Where(by_mean_back(h, end, ks), ks, tuple(z.unsqueeze(0) for z in zs))
+
+
 def alf_stages(
     form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, h: Tensor, ys: State, ks: State, rests: bool = False,
     past: State = (),
@@ -45,6 +54,21 @@ def alf_stages(
     middle = tuple(advanced(h, y, 0.5 * k, rests) for y, k in zip(ys, ks))
     there = slopes(form, pure, fixed, held, t1 - 0.5 * h, middle)
     return by_mean(h, ys, ks, tuple(2 * u - k for u, k in zip(there, ks)), rests)
+
+
+def alf_undone(
+    form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, t1: Tensor, h: Tensor, end: Where
+) -> Where:  # fmt: skip
+    """Where the step from ``t`` to ``t1`` began."""
+    middle = tuple(y - wide(h, y) * (0.5 * k) for y, k in zip(end.ys, end.ks))
+    there = slopes(form, pure, fixed, held, t1 - 0.5 * h, middle)
+    ks = tuple(2 * u - k for u, k in zip(there, end.ks))
+    return Where(by_mean_back(h, end, ks), ks)
+
+
+def by_mean_back(h: Tensor, end: Where, ks: State) -> tuple[Tensor, ...]:
+    """Where a step that ``by_mean`` took began, with ``ks``."""
+    return tuple(y - wide(h, y) * (0.5 * k + 0.5 * k1) for y, k, k1 in zip(end.ys, ks, end.ks))
 
 
 def by_mean(h: Tensor, ys: State, ks: State, slope: State, rests: bool) -> Stages:
@@ -125,3 +149,18 @@ def slopes_back(
         stage = tuple(advanced(h, y, weighted(back, [k[i] for k in found]), rests) for i, y in enumerate(y1))
         found.append(slopes(base, pure, fixed, held, torch.maximum(t1 - float(c) * h, t1 - h), stage))
     return found
+
+
+def reversible_undone(
+    form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, t1: Tensor, h: Tensor, end: Where
+) -> Where:
+    """Where the step from ``t`` to ``t1`` began."""
+    twofold: Twofold = form.tableau
+    base, b = replace(form, tableau=twofold.base, lead=0, looks_inside=False), twofold.base.b[: twofold.stages]
+    back = slopes_back(twofold, base, pure, fixed, held, t1, h, end.ys, rests=False)
+    zs = tuple(z[0] - wide(h, z[0]) * weighted(b, [k[i] for k in back]) for i, z in enumerate(end.past))
+    ks = slopes(form, pure, fixed, held, t, zs)
+    forth = explicit_stages(base, pure, fixed, held, t1, h, zs, ks).slopes
+    mixed = (y - wide(h, y) * weighted(b, [k[i] for k in forth]) for i, y in enumerate(end.ys))
+    ys = tuple(m + (1 - twofold.lam) / twofold.lam * (m - z) for m, z in zip(mixed, zs))
+    return Where(ys, ks, tuple(z.unsqueeze(0) for z in zs))

@@ -16,7 +16,7 @@ from ...methods.base import Step
 from ...per_sample.events import RowDetector
 from ...per_sample.loop import CODES, RUNNING, RowsState, RowsTaken, begin, start
 from ...per_sample.problem import RowsProblem
-from ...per_sample.saving import RowEnds, RowSteps, RowTimes
+from ...per_sample.saving import RowSteps, RowTimes
 from ...per_sample.trajectory import AtEnds, RowTrajectory, Values
 from ...plan import Plan
 from ...progress import watched
@@ -26,12 +26,13 @@ from ...trajectory import Start, Tape
 from ..eager import UNKNOWN, KnownSlope, Run
 from ..rows import caught, finished, first_outputs, keep
 from .counting import count, count_systems, evaluations, looked_into, not_counted, slope_at_end
-from .gradient import Outcome
 from .march import COMPILED, Kind, Loop, Part, loop_for, refuse_lost_gradient, written
-from .outputs import Found, ends_of, values_at
+from .outputs import ends_of, values_at
 from .past import carries, handed_on, history_at
+from .path import Path
 from .setup import carry_of, check, fixed_of, goes_back, slopes_for, weights_of
 from .step import ALL, MAX_STEPS, NONFINITE, SUCCESS, Carry
+from .undone import StartCheck, outcome_of
 
 TAKEN = [CODES.index(s) for s in (Status.SUCCESS, Status.EVENT, Status.MAX_STEPS)]
 
@@ -76,20 +77,25 @@ def run(
     """What ``rows.run`` does, in compiled calls of many steps."""
     out = begun(problem, plan, known, kind)
     out.tape = None if new_tape is None else new_tape()
-    step_by_step = out.tape is not None or bool(plan.events) or plan.dense or plan.one_by_one
+    step_by_step = out.tape is not None or bool(plan.events) or plan.dense
     writer = StepByStep(problem, plan, out) if step_by_step else AtOnce(problem, plan, out)
     solve(problem, plan, out, writer, kind)
     return finished(problem, plan, out, out.state)
 
 
-def with_gradient(problem: RowsProblem, plan: Plan) -> Run | None:
-    """The same with the gradient of ``discrete``, backwards in compiled calls, too; None if that cannot be."""
+def with_gradient(problem: RowsProblem, plan: Plan, check_start: StartCheck | None = None) -> Run | None:
+    """The same with the gradient of ``discrete``, backwards in compiled calls, too; None if that cannot be.
+
+    Args:
+        check_start: the states are computed backwards, as ``reversible`` does it, and this looks at those that are known.
+    """
     if plan.events or plan.dense or not goes_back(problem, plan):
         return None
     with torch.no_grad():
         frozen: Any = problem.frozen()
         out = begun(frozen, plan, UNKNOWN, COMPILED)
-        writer = AtOnce(frozen, plan, out, for_gradient=True)
+        path = Path(undoes=check_start is not None)
+        writer = AtOnce(frozen, plan, out, path)
         solve(frozen, plan, out, writer, COMPILED)
         out = finished(frozen, plan, out, out.state)
     trajectory = out.trajectory
@@ -98,7 +104,7 @@ def with_gradient(problem: RowsProblem, plan: Plan) -> Run | None:
     if writer.loop is None:
         trajectory.end = out.state.y = problem.y0
         return out
-    outcome = Outcome(problem, writer.loop, writer.parts, writer.found, writer.looks, out.state.y, writer.weights)
+    outcome = outcome_of(problem, writer.loop, path, out.state.y, writer.weights, check_start)
     outcome.counters = out.counters
     if problem.y0.requires_grad or outcome.wanted:
         values, trajectory.end = outcome.attached()[:2]
@@ -215,23 +221,20 @@ class AtOnce:
     """Outputs of many steps at once, where nobody needs the steps themselves.
 
     Args:
-        for_gradient: a backward pass follows.
+        path: of a backward pass that follows.
     """
 
-    def __init__(self, problem: RowsProblem, plan: Plan, out: Run, for_gradient: bool = False):
+    def __init__(self, problem: RowsProblem, plan: Plan, out: Run, path: Path | None = None):
         self.problem, self.plan = problem, plan
         self.state: CompiledState = out.state
         self.trajectory: RowTrajectory = out.trajectory
         self.times = plan.save.inside if isinstance(plan.save, RowTimes) else None
         inside = self.times is not None and self.times.shape[1] > 0
-        self.wanted = for_gradient or inside or isinstance(plan.save, RowSteps)
-        self.looks_inside, self.for_gradient = inside, for_gradient
-        self.slopes = slopes_for(plan, inside, for_gradient)
+        self.reads = inside or isinstance(plan.save, RowSteps)
+        self.wanted, self.looks_inside, self.path = path is not None or self.reads, inside, path
+        self.slopes = slopes_for(plan, inside, self.reads, path is not None and not path.undoes)
         self.weights = weights_of(problem, plan)
         self.loop: Any = None
-        self.parts: list[Part] = []
-        self.found: list[Found | None] = []
-        self.looks: list[list[bool]] = []
 
     def start(self) -> None:
         pass
@@ -239,17 +242,15 @@ class AtOnce:
     def take(self, part: Part) -> None:
         found, n = None, part.steps
         self.looked = [False] * n
-        if self.wanted and n and not isinstance(self.plan.save, RowEnds):
+        if self.reads and n:
             new, counts = written(self.loop, part), self.trajectory.counts
             found = ends_of(new) if self.times is None else values_at(new, self.times, self.weights)
             self.looked = looked_into(n, None if self.times is None else found, new.t1)
             columns = found.columns + (counts[found.rows] if self.times is None else 1)
             self.trajectory.outputs.append(Values(found.values, found.rows, columns, found.t))
             self.trajectory.counts = counts + torch.bincount(found.rows, minlength=len(counts))
-        self.found.append(found)
-        if self.for_gradient:
-            self.parts.append(part)
-            self.looks.append(self.looked)
+        if self.path is not None:
+            self.path.add(part, found, self.looked)
 
     def read_back(self, at: Carry) -> None:
         state, layout, loop = self.state, self.problem.layout, self.loop

@@ -41,9 +41,19 @@ from .geometric import NYSTROEM, composition_of, nystroem_stages, splitting_stag
 from .past import past_of
 from .projected import Projection, projected_stages
 from .pure import Pure
-from .reversible import TWO_SLOPES, alf_stages, heun_stages, interpolant, reversible_stages, twofold_of
+from .reversible import (
+    TWO_SLOPES,
+    alf_stages,
+    alf_undone,
+    heun_stages,
+    heun_undone,
+    interpolant,
+    reversible_stages,
+    reversible_undone,
+    twofold_of,
+)
 from .rosenbrock import rosenbrock_stages
-from .step import ALL, Carry, Fixed, Form, NormOf, Opening, Part, Stages, stages_inside
+from .step import ALL, TIMES, Carry, Fixed, Form, NormOf, Opening, Part, Stages, Where, stages_inside
 
 _UNROLL, _TINY = 2, 64  # in states of so few numbers the turns of a loop cost more than the steps
 _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, and so many numbers
@@ -95,7 +105,7 @@ class Family:
     """How a family of methods takes its steps in a compiled loop; see ``Form`` and ``Fixed``.
 
     Attributes:
-        stages, back, lead, hands_on: as in ``Form``.
+        stages, back, undo, lead, hands_on: as in ``Form``.
         tableau: of a method.
         weights: of a method's interpolant, ``[P, S]``.
         tables, parts: of a method.
@@ -104,6 +114,7 @@ class Family:
 
     stages: Callable[..., Stages]
     back: Callable[..., Any] | None = None
+    undo: Callable[..., Where] | None = None
     lead: int = 0
     hands_on: bool = False
     tableau: Callable[[Any], Any] = lambda method: method.tableau
@@ -128,6 +139,7 @@ _ADAMS = Family(
 )
 _HEUN = Family(
     heun_stages,
+    undo=heun_undone,
     hands_on=True,
     tableau=lambda method: TWO_SLOPES,
     weights=lambda method, dtype, device: two_slopes(dtype, device).weights,
@@ -147,9 +159,10 @@ FAMILIES: dict[type[Method], Family] = {
     ExplicitAdams: _ADAMS,
     ImplicitAdams: _ADAMS,
     ReversibleHeun: _HEUN,
-    ALF: replace(_HEUN, stages=alf_stages, past=lambda tableau: 0),
+    ALF: replace(_HEUN, stages=alf_stages, undo=alf_undone, past=lambda tableau: 0),
     Reversible: Family(
         reversible_stages,
+        undo=reversible_undone,
         lead=1,
         hands_on=True,
         tableau=twofold_of,
@@ -241,7 +254,14 @@ def form_of(
         of_q=len(leaves.each(layout.shapes[: layout.of_q])) if method.needs else 0,
         inside=family.inside(tableau) if looks_inside else (0, 0),
         onto=onto,
+        undo=family.undo,
     )
+
+
+def suits(plan: Plan) -> bool:
+    """Whether a backward solve by this plan is compiled."""
+    controlled = isinstance(plan.controller, PID) or not plan.controller.adaptive
+    return isinstance(plan.method, ExplicitRungeKutta) and controlled
 
 
 def band_of(problem: Problem) -> tuple[int, int] | None:
@@ -263,17 +283,25 @@ def weights_of(problem: Problem, plan: Plan) -> Tensor:
     return family_of(plan.method).weights(plan.method, problem.y0.dtype, problem.y0.device)
 
 
-def slopes_for(plan: Plan, looks_inside: bool, for_gradient: bool) -> int:
-    """How many slopes of a step are written down (see ``Form``)."""
+def slopes_for(plan: Plan, looks_inside: bool, reads: bool, goes_back: bool) -> int:
+    """How many slopes of a step are written down (see ``Form``).
+
+    Args:
+        looks_inside: those of its interpolant are wanted; ``reads``: states are.
+        goes_back: a backward pass begins from what is written down.
+    """
     iterates = family_of(plan.method).back is not None
-    return ALL if looks_inside or (for_gradient and iterates) else int(for_gradient)
+    if looks_inside or (goes_back and iterates):
+        return ALL
+    return int(goes_back) if goes_back or reads else TIMES
 
 
 def slots_for(problem: Problem, plan: Plan, slopes: int) -> int:
     """How many accepted steps are written down at once."""
     family = family_of(plan.method)
     tableau = family.tableau(plan.method)
-    each = problem.layout.size * (min(slopes, len(tableau.b)) + 1 + family.past(tableau))
+    states = min(slopes, len(tableau.b)) + 1 + family.past(tableau) if slopes > TIMES else 0
+    each = problem.layout.size * states + problem.layout.rows
     return max(8, min(_SLOTS, _NUMBERS // max(1, each)))
 
 

@@ -28,12 +28,13 @@ from ...span import OneSpan
 from ...trajectory import Piece, Start, Tape, TapeEntry
 from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_started, watch_for_events
 from .counting import count, count_systems, evaluations, looked_into, not_counted, slope_at_end
-from .gradient import Outcome
-from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, written
+from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, up_to, written
 from .outputs import Found, ends_of, polynomials, values_at
 from .past import carries, handed_on, history_at
+from .path import Path, Pieces
 from .setup import carry_of, check, fixed_of, goes_back, slopes_for, weights_of
 from .step import ALL, Carry, at_end
+from .undone import StartCheck, outcome_of
 
 
 def run(
@@ -53,25 +54,23 @@ def run(
     return out
 
 
-def with_gradient(problem: Problem, plan: Plan) -> Run | None:
-    """The same with the gradient of ``discrete``, backwards in compiled calls, too; None if that cannot be."""
+def with_gradient(problem: Problem, plan: Plan, check_start: StartCheck | None = None) -> Run | None:
+    """The same with the gradient of ``discrete``, backwards in compiled calls, too; None if that cannot be.
+
+    Args:
+        check_start: the states are computed backwards, as ``reversible`` does it, and this looks at those that are known.
+    """
     if not goes_back(problem, plan) or (problem.resume is not None and problem.resume.history):
         return None
     writer: AtOnce | StepByStep
     with torch.no_grad():
         frozen = problem.frozen()
         out = begun(frozen, plan, UNKNOWN, COMPILED)
-        writer = (
-            StepByStep(frozen, plan, out, for_gradient=True)
-            if plan.events
-            else AtOnce(frozen, plan, out, for_gradient=True)
-        )
+        path = Path(undoes=check_start is not None)
+        writer = StepByStep(frozen, plan, out, path) if plan.events else AtOnce(frozen, plan, out, path)
         solve(frozen, plan, out, writer, COMPILED)
     if writer.loop is not None:
-        weights = weights_of(problem, plan)
-        outcome = Outcome(
-            problem, writer.loop, writer.parts, writer.found, writer.looks, out.state.y, weights, writer.wanted_pieces()
-        )
+        outcome = outcome_of(problem, writer.loop, path, out.state.y, weights_of(problem, plan), check_start)
         outcome.counters = out.counters
         if problem.y0.requires_grad or outcome.wanted:
             values, end, y0, k = outcome.attached()
@@ -208,10 +207,10 @@ class AtOnce:
     """Outputs and interpolants of many steps at once, where nobody needs the steps themselves.
 
     Args:
-        for_gradient: a backward pass follows.
+        path: of a backward pass that follows.
     """
 
-    def __init__(self, problem: Problem, plan: Plan, out: Run, for_gradient: bool = False):
+    def __init__(self, problem: Problem, plan: Plan, out: Run, path: Path | None = None):
         self.plan, self.trajectory, self.layout = plan, out.trajectory, problem.layout
         given, device = isinstance(plan.save, GivenTimes), problem.layout.device
         inside = problem.t[1:-1] if given else []  # the start is known, and the end is where the loop stops
@@ -219,28 +218,26 @@ class AtOnce:
         self.end = problem.t[-1] if given and problem.t[-1] > problem.t[0] else None
         self.looks_inside = plan.dense or bool(inside)
         self.reads = self.looks_inside or isinstance(plan.save, EveryStep)
-        self.wanted = for_gradient or self.reads
-        self.slopes = slopes_for(plan, self.looks_inside, for_gradient)
-        self.for_gradient = for_gradient
+        self.wanted, self.path = path is not None or self.reads, path
+        self.slopes = slopes_for(plan, self.looks_inside, self.reads, path is not None and not path.undoes)
         self.weights = weights_of(problem, plan)
         self.loop: Any = None
-        self.parts: list[Part] = []
         self.found: list[Found | None] = []
-        self.looks: list[list[bool]] = []
         self.pieces: list[StepPolynomials] = []
 
     def start(self) -> None:
         self.starts = len(self.trajectory.knots)
 
     def take(self, part: Part) -> None:
-        found, n = None, part.steps
+        found, pieces, n = None, None, part.steps
         self.looked = [self.plan.dense] * n
         if self.reads and n:
-            found = self.look(written(self.loop, part))
+            new = written(self.loop, part)
+            found = self.look(new)
+            pieces = Pieces.of(new, torch.arange(n)) if self.plan.dense and self.path is not None else None
         self.found.append(found)
-        if self.for_gradient:
-            self.parts.append(part)
-            self.looks.append(self.looked)
+        if self.path is not None:
+            self.path.add(part, found, self.looked, pieces)
 
     def look(self, new: Written) -> Found | None:
         """Outputs and interpolants of some steps."""
@@ -265,10 +262,6 @@ class AtOnce:
         if self.pieces:
             columns = zip(*((p.t0, p.dt, p.coefficients) for p in self.pieces))
             trajectory.polynomials = StepPolynomials(*(torch.cat(x) for x in columns))
-
-    def wanted_pieces(self) -> list[Tensor] | None:
-        """The steps in each part of which the gradient has to know starts and slopes."""
-        return [torch.arange(part.steps) for part in self.parts] if self.plan.dense else None
 
     def attach(self, problem: Problem, values: Tensor, y0: Tensor, k: Tensor) -> None:
         """The same numbers with a gradient."""
@@ -300,20 +293,16 @@ class StepByStep:
     """The bookkeeping of the eager runner, step by step: events, and tapes for other gradients.
 
     Args:
-        for_gradient: a backward pass of the compiled loop's own follows.
+        path: of a backward pass of the compiled loop's own, which follows.
     """
 
     wanted = looks_inside = True
     slopes = ALL
 
-    def __init__(self, problem: Problem, plan: Plan, out: Run, for_gradient: bool = False):
-        self.problem, self.plan, self.out, self.for_gradient = problem, plan, out, for_gradient
+    def __init__(self, problem: Problem, plan: Plan, out: Run, path: Path | None = None):
+        self.problem, self.plan, self.out, self.path = problem, plan, out, path
         self.loop: Any = None
         self.entries: list[TapeEntry] = []
-        self.parts: list[Part] = []
-        self.found: list[Found | None] = []
-        self.looks: list[list[bool]] = []
-        self.pieces: list[Tensor] = []
         self.following: tuple[History, bool] = (), False
 
     def start(self) -> None:
@@ -351,28 +340,21 @@ class StepByStep:
             entries.append(entry)
             if state.status is Status.EVENT:
                 break
-        if self.for_gradient:
-            self.keep_for_gradient(part, new, entries)
+        if self.path is not None:
+            self.note(self.path, part, new, entries)
 
-    def keep_for_gradient(self, part: Part, new: Written, entries: list[TapeEntry]) -> None:
+    def note(self, path: Path, part: Part, new: Written, entries: list[TapeEntry]) -> None:
         """What the gradient has to know of a part, up to the step that ended the solve."""
-        n = len(entries)
         self.entries += entries
-        if n < part.steps:
-            part = part._replace(steps=n, end=part.end._replace(ys=self.loop.leaves.of(new.y1[n - 1])))
+        part = up_to(part, len(entries))
         knots, pieces = (
             torch.tensor([i for i, entry in enumerate(entries) if getattr(entry, name) is not None], dtype=torch.int64)
             for name in ("knot", "piece")
         )
         none = torch.zeros_like(knots)
-        self.found.append(Found(none, none, knots, new.t1[knots, 0], new.y1[knots, 0]))
-        self.looks.append(self.looked)
-        self.parts.append(part)
-        self.pieces.append(pieces)
-
-    def wanted_pieces(self) -> list[Tensor]:
-        """The steps in each part of which the gradient has to know starts and slopes."""
-        return self.pieces
+        found = Found(none, none, knots, new.t1[knots, 0], new.y1[knots, 0])
+        inside = Pieces.of(new, pieces) if len(pieces) else None
+        path.add(part, found, self.looked, inside)
 
     def attach(self, problem: Problem, values: Tensor, y0: Tensor, k: Tensor) -> None:
         """The same numbers with a gradient."""

@@ -23,7 +23,7 @@ from .pure import Pure
 State = Sequence[Tensor]
 NormOf = Callable[[Tensor, State, State], tuple[Tensor, ...]]
 """``(size,) = norm(times, scaled error, tensors that it holds)``; hashable."""
-ALL = 1_000
+ALL, TIMES = 1_000, -1
 SUCCESS, MAX_STEPS, STEP_TOO_SMALL, NONFINITE, NEWTON_FAILED = (
     CODES.index(s)
     for s in (
@@ -96,7 +96,7 @@ class Form:
         norm: ``rms``, ``max``, or another one as it was traced.
         looks_inside: the interpolant's extra stages are wanted.
         slopes: how many slopes of every step are written down, too: none, the first (where a backward pass begins a step), or
-            all of them (``ALL``).
+            all of them (``ALL``); or not even the states (``TIMES``).
         slots: how many accepted steps are written down before the loop comes back; 0: none are.
         unroll: attempts in one turn of the loop.
         small: a state has so few numbers that handling tensors takes longer than computing.
@@ -113,6 +113,7 @@ class Form:
         of_q: so many tensors make up ``q`` in a state ``(q, p)``, for a method that needs one.
         onto: the projection onto a manifold, as it was traced.
         inside: the slopes that only the interpolant needs, and the evaluations of ``f`` that they take; none where nobody looks.
+        undo: computes where a step began from where it ends, as ``heun_undone`` does (None: nobody can).
     """
 
     stages: Callable[..., Stages]
@@ -143,6 +144,15 @@ class Form:
     of_q: int = 0
     onto: Pure | None = None
     inside: tuple[int, int] = (0, 0)
+    undo: Callable[..., Where] | None = None
+
+
+class Where(NamedTuple):
+    """Where rows stand between two steps: state, slope (or what the method has instead) and past, as in ``Carry``."""
+
+    ys: tuple[Tensor, ...]
+    ks: tuple[Tensor, ...]
+    past: tuple[Tensor, ...] = ()
 
 
 class Fixed(NamedTuple):
@@ -324,6 +334,11 @@ def stages_inside(tableau: Any) -> tuple[int, int]:
 def stage_count(form: Form) -> int:
     """How many slopes a step has, those for its interpolant included."""
     return form.lead + len(form.tableau.b) + form.inside[0]
+
+
+def slopes_written(form: Form) -> int:
+    """How many of them are written down."""
+    return max(0, min(form.slopes, stage_count(form)))
 
 
 def slopes(form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: State) -> tuple[Tensor, ...]:

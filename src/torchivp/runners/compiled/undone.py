@@ -1,0 +1,68 @@
+"""The gradient of a compiled solve whose steps are undone: the calls of its loop, gone through backwards in compiled calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ...problem import Problem
+from .backward import Adjoint
+from .compile import compiled
+from .gradient import Outcome
+from .march import Loop
+from .path import Path, Pieces
+from .step import Where
+from .undo import UndoneBackward, make_undoing
+
+StartCheck = Callable[[Tensor, Tensor, Tensor, str], object]
+"""``check(computed, known, last, what)``: whether a state that was computed backwards is the known one, all ``[B, D]``; ``last``
+is that at the end of the solve, ``what`` the name of the computed one."""
+
+
+def outcome_of(
+    problem: Problem, loop: Loop, path: Path, end: Tensor, weights: Tensor, check_start: StartCheck | None
+) -> Outcome:
+    """What is differentiated of a solve: by undoing its steps where there is a ``check_start``."""
+    if check_start is None:
+        return Outcome(problem, loop, path, end, weights)
+    return UndoneOutcome(problem, loop, path, end, weights, check_start)
+
+
+class UndoneOutcome(Outcome):
+    """An ``Outcome`` of steps that are undone.
+
+    Args:
+        check_start: looks at the states that the method started afresh from.
+    """
+
+    def __init__(self, problem: Problem, loop: Loop, path: Path, end: Tensor, weights: Tensor, check_start: StartCheck):
+        super().__init__(problem, loop, path, end, weights)
+        self.check_start = check_start
+        self.last = loop.leaves.rows(loop.leaves.of(end))
+
+    def asked(self, number: int, goes_on: bool) -> int:
+        return super().asked(number, goes_on) + self.path.parts[number].steps * self.loop.form.asks
+
+    def through(
+        self, number: int, cotangent: Tensor, pieces: Pieces | None, at: Any, behind: Adjoint, held: Sequence[Tensor]
+    ) -> tuple[Any, Adjoint]:
+        part = self.path.parts[number]
+        if part.end is not None:
+            at = Where(part.end.ys, part.end.ks, part.end.past)
+        given, behind = self.given(number, cotangent, pieces, behind)
+        at, behind = self.undoing()(self.way(part), at, behind, given, part.record, part.fixed, held)
+        if part.restarts:
+            rows = self.loop.leaves.rows
+            before = self.path.parts[number - 1].end.ys if number else self.loop.leaves.of(self.problem.y0)
+            self.check_start(rows(at.ys), rows(before), self.last, "A state" if number else "y0")
+        return at, behind
+
+    def undoing(self) -> UndoneBackward:
+        programs, key = self.loop.seen.pure.programs, ("undone", self.loop.form, self.wanted)
+        if key not in programs:
+            pure = self.loop.seen.pure
+            program = make_undoing(self.loop.form, pure, self.wanted)
+            programs[key] = compiled(program, "gradient", pure.name, key, pure.codes)
+        return programs[key]

@@ -203,6 +203,11 @@ class TestWithoutCompiling:
     def test_steps_taken_back_or_again(self, method: str, y0: tuple[Tensor, ...], gradient: Any) -> None:
         assert_same_gradient(SECOND, y0, method=method, gradient=gradient, batch_dims=y0[0].dim() - 1)
 
+    @pytest.mark.parametrize("method", ["leapfrog", "yoshida6"])
+    def test_steps_taken_back_over_a_jump(self, method: str) -> None:
+        settings = {"jump_times": [0.7], "save": "steps"}
+        assert_same_gradient(SECOND, ONE, method=method, gradient="reversible", **settings)
+
 
 def test_leapfrog_with_its_gradient() -> None:
     assert_same_gradient(SECOND, ONE, method="leapfrog")

@@ -6,7 +6,7 @@ Every substep asks for the whole ``f``. What only the half that rests needs of i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ...methods.geometric.hermite import CUBIC, INNER, QUINTIC, values_at
 from ...methods.geometric.splitting import DRIFT, KICK
 from .explicit import advanced, moved
 from .pure import Pure
-from .step import Fixed, Form, Stages, State, slopes, weighted, wide
+from .step import Fixed, Form, Stages, State, Where, slopes, weighted, wide
 
 _INNER = [[(float(c - 1), tuple(map(float, values_at(weights, c)))) for c in INNER] for weights in (CUBIC, QUINTIC)]
 """Of the cubic interpolant and of the quintic one: where the inner nodes are, from the end, and the values there."""
@@ -85,6 +85,15 @@ def splitting_stages(
     if form.looks_inside:
         known = looked_inside(form, pure, fixed, held, t1, h, ys, joined(now), known, rests)
     return Stages([ks, *known], joined(now), slope=last)
+
+
+def splitting_undone(
+    form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, t1: Tensor, h: Tensor, end: Where
+) -> Where:  # fmt: skip
+    """Where the step from ``t`` to ``t1`` began: the same composition with a step of negative size."""
+    bare = replace(form, looks_inside=False, inside=(0, 0))
+    step = splitting_stages(bare, pure, fixed, held, t, -h, end.ys, end.ks, form.by_rows)
+    return Where(tuple(step.end), tuple(step.slope or ()), end.past)
 
 
 def looked_inside(

@@ -37,7 +37,7 @@ from .adams import tables_of as tables_of_adams
 from .columns import Leaves
 from .diagonal import diagonal_back, diagonal_stages, parts_of, tableau_of, tables_of
 from .explicit import explicit_stages
-from .geometric import NYSTROEM, composition_of, nystroem_stages, splitting_stages
+from .geometric import NYSTROEM, composition_of, nystroem_stages, splitting_stages, splitting_undone
 from .past import past_of
 from .projected import Projection, projected_stages
 from .pure import Pure
@@ -172,6 +172,7 @@ FAMILIES: dict[type[Method], Family] = {
     ),
     SplittingMethod: Family(
         splitting_stages,
+        undo=splitting_undone,
         lead=1,
         hands_on=True,
         tableau=composition_of,

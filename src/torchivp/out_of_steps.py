@@ -63,9 +63,15 @@ def why_out_of_steps(problem: Problem, plan: Plan, state: LoopState) -> Status:
 @without_collectives
 @torch.no_grad()
 def asked(problem: Problem, plan: Plan, question: Callable[[Trial], Tensor]) -> Tensor | None:
-    """The answer to a question that takes more steps; None if nobody can say. Neither counts nor random numbers move."""
+    """The answer to a question that takes more steps; None if nobody can say, or if the solve was allowed fewer of them than the
+    answer takes. Neither counts nor random numbers move."""
     tableau = explicit_tableau(plan.method)
-    if tableau is None or not (plan.watch_stiffness and plan.controller.adaptive) or recorded():
+    if (
+        tableau is None
+        or plan.max_steps < ROUNDS * ATTEMPTS
+        or not (plan.watch_stiffness and plan.controller.adaptive)
+        or recorded()
+    ):
         return None
     alone = replace(problem.frozen(), field=problem.field.with_args(problem.field.args))
     trial = Trial(alone, replace(plan, max_steps=ATTEMPTS, watch=None, watch_stiffness=False), tableau)

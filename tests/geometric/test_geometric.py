@@ -406,11 +406,6 @@ def test_compiled() -> None:
     assert torch.allclose(eager.y[0], compiled.y[0], atol=1e-12)
 
 
-def test_compiled_says_no() -> None:
-    with pytest.raises(torchivp.NotCompilable, match=r"Leapfrog.*Write runner='eager'"):
-        solve(PENDULUM, (X0, V0), (0.0, 2.0), method="leapfrog", dt=0.1, runner="compiled")
-
-
 @symplectic
 def test_in_a_block(method: str) -> None:
     net = nn.Linear(2, 2, dtype=F64)

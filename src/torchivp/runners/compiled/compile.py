@@ -19,7 +19,7 @@ import torch
 
 from ...errors import InputError, NotCompilable
 from .direct import Seen, direct, kinds
-from .pure import Codes
+from .pure import Codes, Pure
 
 _number = count(1)
 _NOTE_AFTER = 2.0  # seconds
@@ -97,6 +97,17 @@ def compiled(
     return call
 
 
+def program_of(pure: Pure, key: Any, what: str, make: Callable[[], Callable[..., Any]], small: bool = False) -> Any:
+    """What ``make`` makes, compiled; once for each ``f`` and key.
+
+    Args:
+        key, what, small: as in ``compiled``.
+    """
+    if key not in pure.programs:
+        pure.programs[key] = compiled(make(), what, pure.name, key, pure.codes, small=small)
+    return pure.programs[key]
+
+
 class Backend:
     """Inductor, counted and watched."""
 
@@ -157,6 +168,18 @@ def settings() -> Iterator[None]:
             yield
         except Exception as error:
             raise not_compiled(error) from error
+
+
+@contextmanager
+def refused(before: str, after: str = "") -> Iterator[None]:
+    """Tracing what is not ``f``: where torch.compile gives up, say so between these words."""
+    try:
+        yield
+    except Exception as error:
+        why = not_compiled(error)
+        if not isinstance(why, NotCompilable):
+            raise
+        raise NotCompilable(f"{before}{why}{after}") from error
 
 
 def not_compiled(error: Exception) -> Exception:

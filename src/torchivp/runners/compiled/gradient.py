@@ -11,7 +11,7 @@ from torch import Tensor
 from ...errors import GradientError
 from ...problem import Problem
 from .backward import Adjoint, Backward, Given, make_backward, nothing_behind
-from .compile import compiled
+from .compile import program_of
 from .counting import count, evaluations
 from .march import Loop, Part, Written
 from .outputs import Found, at
@@ -121,12 +121,10 @@ class Outcome:
         )  # fmt: skip
 
     def program(self) -> Backward:
-        programs, key = self.loop.seen.pure.programs, ("backward", self.loop.form, self.wanted)
-        if key not in programs:
-            pure = self.loop.seen.pure
-            backward = make_backward(self.loop.form, pure, self.wanted)
-            programs[key] = compiled(backward, "gradient", pure.name, key, pure.codes)
-        return programs[key]
+        pure, form = self.loop.seen.pure, self.loop.form
+        key = ("backward", form, self.wanted)
+        program: Backward = program_of(pure, key, "gradient", lambda: make_backward(form, pure, self.wanted))
+        return program
 
 
 class Solved(torch.autograd.Function):

@@ -15,7 +15,7 @@ from ...per_sample.loop import RUNNING
 from ...plan import Plan
 from ...problem import Problem
 from .columns import Leaves
-from .compile import compiled, not_compiled
+from .compile import not_compiled, program_of
 from .counting import count
 from .derivatives import derivative_of
 from .landings import Landings
@@ -189,9 +189,8 @@ def look_at(field: Field, t: Any, y: Tensor, name: str) -> Seen:
 
 def program_for(form: Form, pure: Pure) -> Program:
     """The compiled program, made once for each form."""
-    if form not in pure.programs:
-        pure.programs[form] = compiled(make_program(form, pure), "loop", pure.name, form, pure.codes, small=form.small)
-    return pure.programs[form]
+    program: Program = program_of(pure, form, "loop", lambda: make_program(form, pure), form.small)
+    return program
 
 
 COMPILED = Kind("compiled", program_for)

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import NotCompilable
 from ...per_sample.tolerance import RowTolerance
 from ...plan import Plan
 from ...problem import Problem
 from ...state import Layout
 from ...tolerance import Norm, OfState, max_norm, rms_norm
 from .columns import Leaves
-from .compile import not_compiled
+from .compile import refused
 from .pure import Pure, tracer_of
 from .step import State, size
 
@@ -44,17 +43,9 @@ def traced(norm: Norm, layout: Layout) -> tuple[str | Pure, tuple[Tensor, ...]]:
     f, of, y = _of_row, norm, Leaves.whole(layout).of(row)
     if isinstance(norm, OfState):
         f, of, y = _of_state, norm.norm, layout.unravel(row)
-    try:
-        with torch.no_grad():
-            seen = tracer_of(of)(f, t, y, (of,))
-    except Exception as error:
-        why = not_compiled(error)
-        if not isinstance(why, NotCompilable):
-            raise
-        raise NotCompilable(
-            f"runner='compiled' does not go with this norm, because it is no function of torch operations alone: {why} A norm "
-            f"by name ('rms', 'max', 'rows') does."
-        ) from error
+    before = "runner='compiled' does not go with this norm, because it is no function of torch operations alone: "
+    with refused(before, " A norm by name ('rms', 'max', 'rows') does."), torch.no_grad():
+        seen = tracer_of(of)(f, t, y, (of,))
     return seen.pure, tuple(x.detach() for x in seen.held)
 
 

@@ -14,7 +14,7 @@ from ...methods import Projected
 from ...methods.tableau import Row
 from ...plan import Plan
 from ...problem import Problem
-from .compile import not_compiled
+from .compile import refused
 from .explicit import advanced
 from .pure import Pure, tracer_of
 from .step import Fixed, Form, Stages, State, wide
@@ -74,14 +74,8 @@ def manifold_of(problem: Problem, plan: Plan) -> tuple[Pure | None, tuple[Tensor
         return None, ()
     project, layout = plan.method.manifold, problem.layout
     t = torch.zeros((), dtype=torch.float64, device=layout.device)
-    try:
-        with torch.no_grad():
-            seen = tracer_of(project)(_of_state, t, layout.unravel(problem.finite_start().detach()), (project,))
-    except Exception as error:
-        why = not_compiled(error)
-        if not isinstance(why, NotCompilable):
-            raise
-        raise NotCompilable(f"runner='compiled' does not go with this projection: {why}") from error
+    with refused("runner='compiled' does not go with this projection: "), torch.no_grad():
+        seen = tracer_of(project)(_of_state, t, layout.unravel(problem.finite_start().detach()), (project,))
     if [x.shape for x in seen.slopes] != list(layout.shapes):
         raise NotCompilable(
             f"runner='compiled' needs a projection that returns a state like the one it gets, but this one returned shapes "

@@ -12,7 +12,7 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from ...methods import Method
 from .backward import picked
-from .compile import compiled
+from .compile import program_of
 from .counting import count
 from .explicit import advanced
 from .march import Loop, Part
@@ -97,8 +97,7 @@ class Integral:
 
     def program(self) -> Quadrature:
         pure: Any = self.loop.seen.pure
-        key = ("quadrature", self.loop.form, tuple(self.places), len(self.rule))
-        if key not in pure.programs:
-            program = make_quadrature(pure.integrand, tuple(self.places), len(self.rule))
-            pure.programs[key] = compiled(program, "gradient", pure.name, key, pure.codes)
-        return pure.programs[key]
+        places, nodes = tuple(self.places), len(self.rule)
+        key = ("quadrature", self.loop.form, places, nodes)
+        program: Quadrature = program_of(pure, key, "gradient", lambda: make_quadrature(pure.integrand, places, nodes))
+        return program

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...problem import Problem
 from .backward import Adjoint
-from .compile import compiled
+from .compile import program_of
 from .gradient import Outcome
 from .march import Loop
 from .path import Path, Pieces
@@ -60,9 +60,7 @@ class UndoneOutcome(Outcome):
         return at, behind
 
     def undoing(self) -> UndoneBackward:
-        programs, key = self.loop.seen.pure.programs, ("undone", self.loop.form, self.wanted)
-        if key not in programs:
-            pure = self.loop.seen.pure
-            program = make_undoing(self.loop.form, pure, self.wanted)
-            programs[key] = compiled(program, "gradient", pure.name, key, pure.codes)
-        return programs[key]
+        pure, form = self.loop.seen.pure, self.loop.form
+        key = ("undone", form, self.wanted)
+        program: UndoneBackward = program_of(pure, key, "gradient", lambda: make_undoing(form, pure, self.wanted))
+        return program

@@ -94,7 +94,7 @@ def go_on(problem: RowsProblem, plan: Plan, out: Run, state: RowsState, until: i
     with caught(plan, state):
         detector = RowDetector(plan.events, problem, state) if plan.events and state.alive else None
         for taken in watched(march(problem, plan, state), problem, plan, state):
-            entry = keep(taken, out, plan, state, detector)
+            entry = keep(taken, out, plan, state, detector, later=out.tape is not None)
             if out.tape is not None:
                 settled = taken.settled()
                 out.tape.add(entry, Start(taken.y0, taken.history), Start(settled.y1, settled.history))
@@ -155,15 +155,19 @@ def as_user(problem: RowsProblem, state: RowsState) -> tuple[Tensor, object]:
     return t, problem.layout.unravel(state.y.detach())
 
 
-def keep(taken: RowsTaken, out: Run, plan: Plan, state: RowsState, detector: RowDetector | None) -> TapeEntry:
-    """Write down what the step has to tell: outputs in it and at its ends, events, the piece itself."""
+def keep(
+    taken: RowsTaken, out: Run, plan: Plan, state: RowsState, detector: RowDetector | None, later: bool
+) -> TapeEntry:
+    """Write down what the step has to tell: outputs in it and at its ends, events, the piece itself.
+
+    Args:
+        later: what lies inside is looked at later, when there is a gradient.
+    """
     trajectory, span = out.trajectory, taken.span
     knot = None
     found = [] if detector is None else detector.find(piece_of(taken), len(trajectory.pieces), state)
-    piece = trajectory.add_piece(piece_of(taken)) if plan.dense or (found and out.tape is not None) else None
-    trajectory.events += [
-        known_events(e, piece_of(taken), plan.events, taken.problem) if out.tape is None else e for e in found
-    ]
+    piece = trajectory.add_piece(piece_of(taken)) if plan.dense or (found and later) else None
+    trajectory.events += [e if later else known_events(e, piece_of(taken), plan.events, taken.problem) for e in found]
     trajectory.end_time = state.t if detector is None else torch.minimum(state.t, detector.stopped)
     wanted = plan.save.in_step(span.t, span.t1, span.taken, trajectory.counts)
     if wanted is not None and detector is not None:
@@ -176,7 +180,7 @@ def keep(taken: RowsTaken, out: Run, plan: Plan, state: RowsState, detector: Row
         knot = trajectory.add_knot(state.y)
         trajectory.outputs.append(AtEnds(knot, at_ends.rows, at_ends.columns, taken.time_of(at_ends)))
     if len(inside.rows):
-        if piece is None and out.tape is not None:
+        if piece is None and later:
             piece = trajectory.add_piece(piece_of(taken))
         times = taken.time_of(inside)
         trajectory.outputs.append(

@@ -20,8 +20,8 @@ from .step import State, slopes_written
 
 
 class Outcome:
-    """What is differentiated of a solve: outputs ``values [M, D]`` and last states ``end [1, B * D]``, which have no graph yet,
-    and, of a single row, starts ``y0 [N, D]`` and slopes ``k [N, S, D]`` of steps that somebody looks into later.
+    """What is differentiated of a solve: outputs ``values [M, D]``, last states ``end [1, B * D]``, and starts ``y0 [N, B, D]``
+    and slopes ``k [N, S, B, D]`` of steps that somebody looks into later; they have no graph yet.
 
     Args:
         problem, loop: of the solve.
@@ -33,7 +33,7 @@ class Outcome:
     def __init__(self, problem: Problem, loop: Loop, path: Path, end: Tensor, weights: Tensor):
         self.problem, self.loop, self.path, self.weights = problem, loop, path, weights
         pieces = [(p.y0, p.k) for p in path.pieces if p is not None]
-        y0, k = (torch.cat(x) for x in zip(*pieces)) if pieces else (end[:0], end[:0].unsqueeze(1))
+        y0, k = (torch.cat(x) for x in zip(*pieces)) if pieces else (end[:0], end[:0].reshape(0, 0, 1))
         rows = end.reshape(problem.layout.rows, -1)
         values = torch.cat([rows[:0], *(x.values for x in path.found if x is not None)])
         self.results: tuple[Tensor, ...] = values, end, y0, k
@@ -74,7 +74,7 @@ class Outcome:
         """
         part = self.path.parts[number]
         looked = self.path.looked[number]
-        return evaluations(self.loop.form, part.steps, looked, goes_on, part.opened) + part.restarts
+        return evaluations(self.loop.form, len(looked), looked, goes_on, part.opened) + part.restarts
 
     def through(
         self, number: int, cotangent: Tensor, pieces: Pieces | None, at: Any, behind: Adjoint, held: Sequence[Tensor]
@@ -103,8 +103,8 @@ class Outcome:
         like = self.like(part)
         at_y0, at_y1, at_k = by_steps(like, found, self.weights, cotangent)
         if pieces is not None:
-            at_y0[pieces.slots, 0] += pieces.y0
-            at_k[pieces.slots, :, 0] += pieces.k
+            at_y0[pieces.slots] += pieces.y0
+            at_k[pieces.slots] += pieces.k
         at_y0[1:] += at_y1[:-1]
         last = self.loop.leaves.of(at_y1[-1])
         behind = behind._replace(ys=tuple(a + b for a, b in zip(behind.ys, last)))

@@ -201,14 +201,29 @@ def attempts_for(made: int, seconds: float) -> int:
     return max(_LEAST, min(2**40, int(made * _SECONDS / max(seconds, 1e-6)))) if made else _FIRST
 
 
-def up_to(part: Part, n: int) -> Part:
-    """The part without the steps behind its ``n``-th."""
-    if n == part.steps:
+def up_to(part: Part, steps: Tensor) -> Part:
+    """The part with every row left where it was after so many of its steps ``[B]``; changed in place."""
+    record, end, n = part.record, part.end, part.steps
+    if bool((steps == n).all()):
         return part
-    record: Record = part.record
-    start = {"ys": record.ys, "ks": [k[:, 0] for k in record.ks], "past": record.past}
-    end = part.end._replace(**{name: tuple(x[n].clone() for x in xs) for name, xs in start.items()})
-    return part._replace(steps=n, end=end)
+    batch, steps = record.accepted.shape[1:], steps.to(record.accepted.device)
+    here = torch.minimum(torch.arange(n + 1, device=steps.device).unsqueeze(1), steps)
+    everyone = torch.arange(len(steps), device=steps.device)
+
+    def stopped(written: Tensor, last: Tensor, lead: int = 0) -> Tensor:
+        whole = torch.cat([written[:n], last.unsqueeze(0)]).movedim(0, lead)
+        rows = whole.reshape(*whole.shape[: lead + 1], len(steps), *whole.shape[lead + 1 + len(batch) :])
+        return rows[(slice(None),) * lead + (here, everyone)].reshape(whole.shape).movedim(lead, 0)
+
+    record.accepted[:n] &= (here[:n] < steps).reshape(n, *batch)
+    for written, last in zip(record.ys, end.ys):
+        states = stopped(written, last)
+        written[:n], last[...] = states[:n], states[n]
+    for written, last in zip(record.ks, end.ks):
+        last[...] = stopped(written[:, 0], last)[n]
+    for written, last in zip(record.past, end.past):
+        last[...] = stopped(written, last, 1)[n]
+    return part._replace(steps=int(steps.max()))
 
 
 def written(loop: Loop, call: Part) -> Written:

@@ -39,6 +39,13 @@ def ends_of(new: Written) -> Found:
     return Found(rows, nth, slots, new.t1[slots, rows], new.y1[slots, rows])
 
 
+def ends_in(new: Written, slots: Tensor) -> Found:
+    """The ends of these steps, of all rows."""
+    rows = torch.arange(new.t.shape[1], device=new.t.device).repeat(len(slots))
+    each = slots.repeat_interleave(new.t.shape[1])
+    return Found(rows, torch.zeros_like(rows), each, new.t1[each, rows], new.y1[each, rows])
+
+
 def places(new: Written, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, columns and steps of the times that lie in these steps (their ends included, their starts not)."""
     ends = torch.where(new.accepted, new.t1, -torch.inf).cummax(0).values.T.contiguous()
@@ -53,7 +60,7 @@ def at(new: Written, rows: Tensor, slots: Tensor, t: Tensor, weights: Tensor) ->
     if new.k.shape[1] < weights.shape[1]:  # without the slopes of the interpolant only ends of steps are asked for
         return new.y1[slots, rows]
     start, end = new.t[slots, rows], new.t1[slots, rows]
-    h = end - start
+    h = torch.where(end > start, end - start, 1.0)  # 1: of a row that stays where it is
     theta = ((t - start) / h).to(weights.dtype)
     powers = theta.unsqueeze(1) ** torch.arange(1, len(weights) + 1, device=theta.device)
     by_slope = (powers @ weights) * h.unsqueeze(1).to(weights.dtype)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from .march import Part, Written
-from .outputs import Found
+from ...problem import Problem
+from ...trajectory import Piece, TapeEntry
+from .march import Loop, Part, Written, up_to, written
+from .outputs import Found, ends_in
 
 
 class Pieces(NamedTuple):
-    """Steps of a single row that somebody looks into later: their ``slots [n]`` in a call of the loop, starts ``y0 [n, D]``, and
-    slopes ``k [n, S, D]``."""
+    """Steps that somebody looks into later: their ``slots [n]`` in a call of the loop, starts ``y0 [n, B, D]``, and slopes
+    ``k [n, S, B, D]``."""
 
     slots: Tensor
     y0: Tensor
@@ -20,7 +23,7 @@ class Pieces(NamedTuple):
 
     @classmethod
     def of(cls, new: Written, slots: Tensor) -> Pieces:
-        return cls(slots, new.y0[slots, 0], new.k[slots, :, 0])
+        return cls(slots, new.y0[slots], new.k[slots])
 
 
 class Path:
@@ -33,6 +36,7 @@ class Path:
         parts: the calls; where steps are undone without states, but for those where a series of calls ended.
         found: the outputs in them; ``looked``: which of their steps were looked into; ``pieces``: those that somebody looks into
             later, if any.
+        entries: the steps, where somebody looked at them one by one.
     """
 
     def __init__(self, undoes: bool = False):
@@ -41,6 +45,7 @@ class Path:
         self.found: list[Found | None] = []
         self.looked: list[list[bool]] = []
         self.pieces: list[Pieces | None] = []
+        self.entries: list[TapeEntry] = []
 
     def add(self, part: Part, found: Found | None, looked: list[bool], pieces: Pieces | None = None) -> None:
         if self.undoes:
@@ -51,3 +56,37 @@ class Path:
         self.found.append(found)
         self.looked.append(looked)
         self.pieces.append(pieces)
+
+    def note(self, loop: Loop, part: Part, entries: dict[int, TapeEntry], looked: list[bool], until: Tensor) -> None:
+        """A call whose steps were looked at one by one.
+
+        Args:
+            entries: of its steps, by slot; ``looked``: which of them were looked into.
+            until: so many slots count, of every row ``[B]``.
+        """
+        part = up_to(part, until)
+        new = written(loop, part)
+        knots, pieces = (
+            torch.tensor(
+                [slot for slot, entry in entries.items() if getattr(entry, name) is not None], dtype=torch.int64
+            )
+            for name in ("knot", "piece")
+        )
+        self.entries += entries.values()
+        self.add(part, ends_in(new, knots), looked, Pieces.of(new, pieces) if len(pieces) else None)
+
+    def attach(self, problem: Problem, trajectory: Any, weights: Tensor, values: Tensor, y0: Tensor, k: Tensor) -> None:
+        """Put a gradient on the knots and pieces of a trajectory that these entries made.
+
+        Args:
+            weights: of the interpolant.
+            values: states at the knots, ``[n * B, D]``; ``y0``, ``k``: starts and slopes of the pieces.
+        """
+        starts = trajectory.starts(problem.t0)
+        trajectory.knots[:starts] = [problem.y0] * starts
+        knots = [entry.knot for entry in self.entries if entry.knot is not None]
+        for knot, value in zip(knots, values.split(problem.layout.rows)):
+            trajectory.knots[knot] = value.reshape(1, -1)
+        pieces = [entry for entry in self.entries if entry.piece is not None]
+        for entry, begins, slopes in zip(pieces, y0.flatten(1).split(1), k.flatten(2)):
+            trajectory.pieces[entry.piece] = Piece(problem.timed(entry.span), begins, slopes, weights)

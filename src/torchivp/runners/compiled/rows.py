@@ -22,7 +22,7 @@ from ...plan import Plan
 from ...progress import watched
 from ...solution import Status
 from ...span import RowSpan, spread
-from ...trajectory import Start, Tape
+from ...trajectory import Start, Tape, TapeEntry
 from ..eager import UNKNOWN, KnownSlope, Run
 from ..rows import caught, finished, first_outputs, keep
 from .counting import count, count_systems, evaluations, looked_into, not_counted, slope_at_end
@@ -89,13 +89,15 @@ def with_gradient(problem: RowsProblem, plan: Plan, check_start: StartCheck | No
     Args:
         check_start: the states are computed backwards, as ``reversible`` does it, and this looks at those that are known.
     """
-    if plan.events or plan.dense or not goes_back(problem, plan):
+    if not goes_back(problem, plan):
         return None
+    writer: AtOnce | StepByStep
     with torch.no_grad():
         frozen: Any = problem.frozen()
         out = begun(frozen, plan, UNKNOWN, COMPILED)
         path = Path(undoes=check_start is not None)
-        writer = AtOnce(frozen, plan, out, path)
+        step_by_step = bool(plan.events) or plan.dense
+        writer = StepByStep(frozen, plan, out, path) if step_by_step else AtOnce(frozen, plan, out, path)
         solve(frozen, plan, out, writer, COMPILED)
         out = finished(frozen, plan, out, out.state)
     trajectory = out.trajectory
@@ -104,15 +106,13 @@ def with_gradient(problem: RowsProblem, plan: Plan, check_start: StartCheck | No
     if writer.loop is None:
         trajectory.end = out.state.y = problem.y0
         return out
-    outcome = outcome_of(problem, writer.loop, path, out.state.y, writer.weights, check_start)
+    outcome = outcome_of(problem, writer.loop, path, out.state.y, weights_of(problem, plan), check_start)
     outcome.counters = out.counters
     if problem.y0.requires_grad or outcome.wanted:
-        values, trajectory.end = outcome.attached()[:2]
-        out.state.y, out.recorded = trajectory.end, True
-        parts = iter(values.split([len(o.t) for o in trajectory.outputs if isinstance(o, Values)]))
-        trajectory.outputs = [
-            o._replace(values=next(parts)) if isinstance(o, Values) else o for o in trajectory.outputs
-        ]
+        values, end, y0, k = outcome.attached()
+        trajectory.end = out.state.y = end
+        writer.attach(problem, values, y0, k)
+        out.recorded = True
     return out
 
 
@@ -252,6 +252,12 @@ class AtOnce:
         if self.path is not None:
             self.path.add(part, found, self.looked)
 
+    def attach(self, problem: RowsProblem, values: Tensor, *_: Tensor) -> None:
+        """The same numbers with a gradient."""
+        outputs = self.trajectory.outputs
+        parts = iter(values.split([len(o.t) for o in outputs if isinstance(o, Values)]))
+        self.trajectory.outputs = [o._replace(values=next(parts)) if isinstance(o, Values) else o for o in outputs]
+
     def read_back(self, at: Carry) -> None:
         state, layout, loop = self.state, self.problem.layout, self.loop
         read_back(self.problem, state, at)
@@ -263,13 +269,17 @@ class AtOnce:
 
 
 class StepByStep:
-    """The bookkeeping of the eager runner, step by step: events, dense output, tapes for gradients."""
+    """The bookkeeping of the eager runner, step by step: events, dense output, tapes for gradients.
+
+    Args:
+        path: of a backward pass of the compiled loop's own, which follows.
+    """
 
     wanted = looks_inside = True
     slopes = ALL
 
-    def __init__(self, problem: RowsProblem, plan: Plan, out: Run):
-        self.problem, self.plan, self.out = problem, plan, out
+    def __init__(self, problem: RowsProblem, plan: Plan, out: Run, path: Path | None = None):
+        self.problem, self.plan, self.out, self.path = problem, plan, out, path
         self.loop: Any = None
 
     def start(self) -> None:
@@ -283,6 +293,9 @@ class StepByStep:
         if part.restarts:
             state.history, state.ready = (), False
         self.looked, width = [], problem.layout.size
+        entries: dict[int, TapeEntry] = {}
+        until = torch.full_like(state.accepted, new.steps)
+        later = self.out.tape is not None or self.path is not None
         handed = handed_on(self.loop, part, list(new.t1)) if carries(self.loop.form) else [None] * new.steps
         for n in range(new.steps):
             t, t1 = new.t[n], new.t1[n]
@@ -304,7 +317,8 @@ class StepByStep:
             state.tries = int(new.tries[n])
             state.accepted = state.accepted + accepted
             outputs = len(self.out.trajectory.outputs)
-            entry = keep(taken, self.out, plan, state, self.detector)
+            entries[n] = entry = keep(taken, self.out, plan, state, self.detector, later)
+            until = torch.where(accepted & ~state.running, n + 1, until)
             inside = any(not isinstance(x, AtEnds) for x in self.out.trajectory.outputs[outputs:])
             looked = inside or plan.dense or self.detector is not None
             self.looked.append(looked)
@@ -316,6 +330,13 @@ class StepByStep:
                 entry = entry._replace(looked_into=looked)
                 self.out.tape.add(entry, Start(taken.y0, taken.history), Start(settled.y1, settled.history))
             state.history, state.ready = settled.history, settled.ready
+        if self.path is not None:
+            self.path.note(self.loop, part, entries, self.looked, until)
+
+    def attach(self, problem: RowsProblem, values: Tensor, y0: Tensor, k: Tensor) -> None:
+        """The same numbers with a gradient."""
+        if self.path is not None:
+            self.path.attach(problem, self.out.trajectory, weights_of(self.problem, self.plan), values, y0, k)
 
     def read_back(self, at: Carry) -> None:
         stopped = list(self.out.state.ends)

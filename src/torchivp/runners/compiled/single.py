@@ -25,10 +25,10 @@ from ...progress import watched
 from ...saving import EveryStep, GivenTimes
 from ...solution import Status
 from ...span import OneSpan
-from ...trajectory import Piece, Start, Tape, TapeEntry
+from ...trajectory import Start, Tape, TapeEntry
 from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_started, watch_for_events
 from .counting import count, count_systems, evaluations, looked_into, not_counted, slope_at_end
-from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, up_to, written
+from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, written
 from .outputs import Found, ends_of, polynomials, values_at
 from .past import carries, handed_on, history_at
 from .path import Path, Pieces
@@ -270,7 +270,7 @@ class AtOnce:
         trajectory.known = trajectory.known[0], torch.cat([*[problem.y0] * self.starts, values, *last])
         if self.pieces:
             whole = trajectory.polynomials
-            trajectory.polynomials = of_steps(whole.t0, whole.dt, y0, k, self.weights)
+            trajectory.polynomials = of_steps(whole.t0, whole.dt, y0.squeeze(1), k.squeeze(2), self.weights)
 
 
 @dataclass
@@ -302,7 +302,6 @@ class StepByStep:
     def __init__(self, problem: Problem, plan: Plan, out: Run, path: Path | None = None):
         self.problem, self.plan, self.out, self.path = problem, plan, out, path
         self.loop: Any = None
-        self.entries: list[TapeEntry] = []
         self.following: tuple[History, bool] = (), False
 
     def start(self) -> None:
@@ -312,7 +311,8 @@ class StepByStep:
     def take(self, part: Part) -> None:
         state, plan, new = self.out.state, self.plan, written(self.loop, part)
         weights = weights_of(self.problem, plan)
-        self.looked, entries = [], []
+        self.looked = []
+        entries: list[TapeEntry] = []
         state.history, state.ready = ((), False) if part.restarts else self.following
         before = int(part.end.attempted) - int(part.end.tries)  # attempts on the way to the first call of this series
         numbers = zip(new.t.flatten().tolist(), new.t1.flatten().tolist(), new.tries.tolist())
@@ -341,32 +341,12 @@ class StepByStep:
             if state.status is Status.EVENT:
                 break
         if self.path is not None:
-            self.note(self.path, part, new, entries)
-
-    def note(self, path: Path, part: Part, new: Written, entries: list[TapeEntry]) -> None:
-        """What the gradient has to know of a part, up to the step that ended the solve."""
-        self.entries += entries
-        part = up_to(part, len(entries))
-        knots, pieces = (
-            torch.tensor([i for i, entry in enumerate(entries) if getattr(entry, name) is not None], dtype=torch.int64)
-            for name in ("knot", "piece")
-        )
-        none = torch.zeros_like(knots)
-        found = Found(none, none, knots, new.t1[knots, 0], new.y1[knots, 0])
-        inside = Pieces.of(new, pieces) if len(pieces) else None
-        path.add(part, found, self.looked, inside)
+            self.path.note(self.loop, part, dict(enumerate(entries)), self.looked, torch.tensor([len(entries)]))
 
     def attach(self, problem: Problem, values: Tensor, y0: Tensor, k: Tensor) -> None:
         """The same numbers with a gradient."""
-        trajectory, weights = self.out.trajectory, weights_of(self.problem, self.plan)
-        starts = trajectory.starts(problem.t0)
-        trajectory.knots[:starts] = [problem.y0] * starts
-        numbers = [entry.knot for entry in self.entries if entry.knot is not None]
-        for number, value in zip(numbers, values.split(1)):
-            trajectory.knots[number] = value
-        looked_into = [entry for entry in self.entries if entry.piece is not None]
-        for entry, begins, slopes in zip(looked_into, y0.split(1), k.unbind(0)):
-            trajectory.pieces[entry.piece] = Piece(problem.timed(entry.span), begins, slopes, weights)
+        if self.path is not None:
+            self.path.attach(problem, self.out.trajectory, weights_of(self.problem, self.plan), values, y0, k)
 
     def finish(self) -> None:
         pass

@@ -43,7 +43,7 @@ class UndoneOutcome(Outcome):
         self.last = loop.leaves.rows(loop.leaves.of(end))
 
     def asked(self, number: int, goes_on: bool) -> int:
-        return super().asked(number, goes_on) + self.path.parts[number].steps * self.loop.form.asks
+        return super().asked(number, goes_on) + len(self.path.looked[number]) * self.loop.form.asks
 
     def through(
         self, number: int, cotangent: Tensor, pieces: Pieces | None, at: Any, behind: Adjoint, held: Sequence[Tensor]

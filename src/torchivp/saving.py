@@ -137,7 +137,7 @@ def read(trajectory: Trajectory, end_too: bool = False) -> tuple[Tensor, Tensor]
 
 def read_known(times: Tensor, states: Tensor, trajectory: Trajectory, end_too: bool) -> tuple[Tensor, Tensor]:
     """The same where all outputs are known at once."""
-    if not end_too or (len(times) and float(times[-1]) == trajectory.end_time):
+    if not end_too or (len(times) and _float(times[-1]) == trajectory.end_time):
         return times, states
     return torch.cat([times, times.new_tensor([trajectory.end_time])]), torch.cat([states, trajectory.end])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,10 +13,11 @@ from ...problem import Problem
 from .backward import Adjoint, Backward, Given, make_backward, nothing_behind
 from .compile import program_of
 from .counting import count, evaluations
-from .march import Loop, Part, Written
+from .march import Loop, Part, Written, written
 from .outputs import Found, at
 from .path import Path, Pieces
 from .step import State, slopes_written
+from .times import columns_of
 
 
 class Outcome:
@@ -39,18 +40,20 @@ class Outcome:
         self.results: tuple[Tensor, ...] = values, end, y0, k
         self.held = loop.seen.held
         self.wanted = tuple(i for i, x in enumerate(self.held) if x.requires_grad)
+        self.times: tuple[Tensor, ...] = () if problem.clock.times is None else (problem.clock.times,)
         self.counters: dict[str, Any] = {"replayed": 0}
 
     def attached(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Values, end, starts and slopes with their gradient."""
-        return Solved.apply(self, self.problem.y0, *(self.held[i] for i in self.wanted))
+        return Solved.apply(self, self.problem.y0, *self.times, *(self.held[i] for i in self.wanted))
 
     def backward(
         self, at_values: Tensor, at_end: Tensor, at_y0: Tensor, at_k: Tensor, held: Sequence[Tensor]
     ) -> list[Tensor]:
-        """Derivatives by ``y0`` and the wanted tensors, from those by values, end, starts and slopes."""
-        leaves, path = self.loop.leaves, self.path
-        behind = nothing_behind(self.loop.form, leaves.of(at_end), [held[i] for i in self.wanted])
+        """Derivatives by ``y0``, times and the wanted tensors, from those by values, end, starts and slopes."""
+        leaves, path, batch = self.loop.leaves, self.path, self.problem.layout.batch
+        none = [at_end.new_zeros(*batch, x.shape[-1] + 1, dtype=torch.float64) for x in self.times]
+        behind = nothing_behind(self.loop.form, leaves.of(at_end), [held[i] for i in self.wanted], none)
         at, goes_on = None, False
         cotangents = at_values.split([0 if x is None else len(x.t) for x in path.found])
         lengths = [0 if p is None else len(p.slots) for p in path.pieces]
@@ -64,7 +67,8 @@ class Outcome:
             if pieces is not None:
                 pieces = Pieces(pieces.slots, *at_pieces[number])
             at, behind = self.through(number, cotangents[number], pieces, at, behind, held)
-        return [leaves.rows(behind.ys).reshape(1, -1), *behind.held]
+        by_times = (x[..., :-1].reshape(t.shape).to(t) for x, t in zip(behind.times, self.times))
+        return [leaves.rows(behind.ys).reshape(1, -1), *by_times, *behind.held]
 
     def asked(self, number: int, goes_on: bool) -> int:
         """Evaluations of ``f`` on the way back through a call.
@@ -88,7 +92,7 @@ class Outcome:
         """
         part = self.path.parts[number]
         given, behind = self.given(number, cotangent, pieces, behind)
-        return at, self.program()(self.way(part), behind, given, part.record, part.fixed, held)
+        return at, self.program()(self.way(part), behind, given, part.record, part.fixed, held, self.columns(part))
 
     def way(self, part: Part) -> Tensor:
         return torch.tensor([part.steps, part.restarts])
@@ -100,15 +104,41 @@ class Outcome:
         part, found = self.path.parts[number], self.path.found[number]
         if (found is None or not len(found.t)) and pieces is None:
             return None, behind
-        like = self.like(part)
-        at_y0, at_y1, at_k = by_steps(like, found, self.weights, cotangent)
+        new = written(self.loop, part) if self.times else self.like(part)
+        by = by_steps(new, found, self.weights, cotangent, bool(self.times))
         if pieces is not None:
-            at_y0[pieces.slots] += pieces.y0
-            at_k[pieces.slots] += pieces.k
-        at_y0[1:] += at_y1[:-1]
-        last = self.loop.leaves.of(at_y1[-1])
-        behind = behind._replace(ys=tuple(a + b for a, b in zip(behind.ys, last)))
-        return filled(self.loop, len(part.record.t), behind.ys, at_y0, at_k), behind
+            by.y0[pieces.slots] += pieces.y0
+            by.k[pieces.slots] += pieces.k
+        by.y0[1:] += by.y1[:-1]
+        last = self.loop.leaves.of(by.y1[-1])
+        behind = behind._replace(
+            ys=tuple(a + b for a, b in zip(behind.ys, last)), times=self.moved(behind, new, found, by)
+        )
+        return filled(self.loop, len(part.record.t), behind.ys, by.y0, by.k), behind
+
+    def moved(self, behind: Adjoint, new: Written, found: Found | None, by: BySteps) -> tuple[Tensor, ...]:
+        """Derivatives by the user's times, with those of outputs between steps."""
+        out = []
+        for total in behind.times:
+            columns, rows = total.shape[-1], torch.arange(new.t.shape[1], device=total.device)
+            places = [(rows.expand_as(t), columns_of(self.problem.clock, t)) for t in (new.t, new.t1)]
+            if found is not None:  # the first of the user's times is the start
+                places.append((found.rows, (found.columns + 1).clamp(max=columns - 1)))
+            flat = total.reshape(-1, columns)
+            for place, amount in zip(places, by.times):
+                flat = flat.index_put(place, amount, accumulate=True)
+            out.append(flat.reshape(total.shape))
+        return tuple(out)
+
+    def columns(self, part: Part) -> tuple[Tensor, ...]:
+        """The user's times that starts and ends of the steps move with, if their gradients are wanted, ``[slots, *batch]``."""
+        clock, record, n = self.problem.clock, part.record, part.steps
+        out = []
+        for t in (record.t, record.t1) if self.times else ():
+            column = torch.zeros_like(t, dtype=torch.int64)
+            column[:n] = columns_of(clock, t[:n].reshape(n, -1)).reshape(t[:n].shape)
+            out.append(column)
+        return tuple(out)
 
     def like(self, part: Part) -> Written:
         """What a call wrote down, but with zeros for states and slopes: outputs depend on them linearly."""
@@ -122,7 +152,7 @@ class Outcome:
 
     def program(self) -> Backward:
         pure, form = self.loop.seen.pure, self.loop.form
-        key = ("backward", form, self.wanted)
+        key = ("backward", form, self.wanted, bool(self.times))
         program: Backward = program_of(pure, key, "gradient", lambda: make_backward(form, pure, self.wanted))
         return program
 
@@ -131,7 +161,7 @@ class Solved(torch.autograd.Function):
     """Puts the backward pass of a solve into the graph: values in, the same values out."""
 
     @staticmethod
-    def forward(ctx: Any, outcome: Outcome, y0: Tensor, *wanted: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, outcome: Outcome, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.outcome = outcome
         ctx.save_for_backward(*outcome.held)
         results, outcome.results = outcome.results, ()  # which hold it
@@ -147,15 +177,29 @@ class Solved(torch.autograd.Function):
         return (None, *ctx.outcome.backward(*cotangents, ctx.saved_tensors))
 
 
-def by_steps(new: Written, found: Found | None, weights: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Derivatives by the steps' starts, ends and slopes, from those by outputs in them."""
+class BySteps(NamedTuple):
+    """Derivatives by what outputs depend on: starts, ends and slopes of the steps, and, where they are wanted, by the times of
+    both ends ``[n, B]`` and of the outputs ``[M]``."""
+
+    y0: Tensor
+    y1: Tensor
+    k: Tensor
+    times: tuple[Tensor, ...] = ()
+
+
+def by_steps(new: Written, found: Found | None, weights: Tensor, cotangent: Tensor, timed: bool) -> BySteps:
+    """Derivatives by the steps, from those by outputs in them."""
     if found is None or not len(found.t):
-        return torch.zeros_like(new.y0), torch.zeros_like(new.y1), torch.zeros_like(new.k)
+        return BySteps(torch.zeros_like(new.y0), torch.zeros_like(new.y1), torch.zeros_like(new.k))
     y0, y1, k = (x.detach().requires_grad_() for x in (new.y0, new.y1, new.k))
+    t, t1, when = times = tuple(x.detach().requires_grad_(timed) for x in (new.t, new.t1, found.t))
     with torch.enable_grad():
-        values = at(new._replace(y0=y0, y1=y1, k=k), found.rows, found.slots, found.t, weights)
-    at_y0, at_y1, at_k = torch.autograd.grad(values, (y0, y1, k), cotangent, allow_unused=True, materialize_grads=True)
-    return at_y0, at_y1, at_k
+        values = at(new._replace(y0=y0, y1=y1, k=k, t=t, t1=t1), found.rows, found.slots, when, weights)
+    by = (y0, y1, k, *(times if timed else ()))
+    at_y0, at_y1, at_k, *at_times = torch.autograd.grad(
+        values, by, cotangent, allow_unused=True, materialize_grads=True
+    )
+    return BySteps(at_y0, at_y1, at_k, tuple(at_times))
 
 
 def filled(loop: Loop, slots: int, like: State, at_y0: Tensor, at_k: Tensor) -> Given:

@@ -32,7 +32,7 @@ from .past import carries, handed_on, history_at
 from .path import Path
 from .setup import carry_of, check, fixed_of, goes_back, slopes_for, weights_of
 from .step import ALL, MAX_STEPS, NONFINITE, SUCCESS, Carry
-from .undone import StartCheck, outcome_of
+from .undone import StartCheck, attach
 
 TAKEN = [CODES.index(s) for s in (Status.SUCCESS, Status.EVENT, Status.MAX_STEPS)]
 
@@ -89,7 +89,7 @@ def with_gradient(problem: RowsProblem, plan: Plan, check_start: StartCheck | No
     Args:
         check_start: the states are computed backwards, as ``reversible`` does it, and this looks at those that are known.
     """
-    if not goes_back(problem, plan):
+    if not goes_back(problem, plan, check_start is not None):
         return None
     writer: AtOnce | StepByStep
     with torch.no_grad():
@@ -101,18 +101,10 @@ def with_gradient(problem: RowsProblem, plan: Plan, check_start: StartCheck | No
         solve(frozen, plan, out, writer, COMPILED)
         out = finished(frozen, plan, out, out.state)
     trajectory = out.trajectory
+    trajectory.with_times(problem.clock)
     if trajectory.knots:
         trajectory.knots[0] = problem.y0
-    if writer.loop is None:
-        trajectory.end = out.state.y = problem.y0
-        return out
-    outcome = outcome_of(problem, writer.loop, path, out.state.y, weights_of(problem, plan), check_start)
-    outcome.counters = out.counters
-    if problem.y0.requires_grad or outcome.wanted:
-        values, end, y0, k = outcome.attached()
-        trajectory.end = out.state.y = end
-        writer.attach(problem, values, y0, k)
-        out.recorded = True
+    attach(problem, writer, path, out, weights_of(problem, plan), check_start)
     return out
 
 

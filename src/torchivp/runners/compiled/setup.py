@@ -273,10 +273,18 @@ def band_of(problem: Problem) -> tuple[int, int] | None:
     return jacobian.lower, jacobian.upper
 
 
-def goes_back(problem: Problem, plan: Plan) -> bool:
-    """Whether the discrete gradient is compiled, too: not that by times, nor through the entries of a band."""
-    of_entries = band_of(problem) is not None and family_of(plan.method).back is None
-    return problem.clock.times is None and not of_entries
+def goes_back(problem: Problem, plan: Plan, undoes: bool) -> bool:
+    """Whether the discrete gradient is compiled, too: not that through the entries of a band, nor that by times where steps are
+    undone, their equations are solved, or their polynomials change with their sizes.
+
+    Args:
+        undoes: the steps.
+    """
+    solves = family_of(plan.method).back is not None
+    by_times = problem.clock.times is not None
+    return not (by_times and (undoes or solves or plan.method.weights_depend_on_times)) and (
+        solves or band_of(problem) is None
+    )
 
 
 def weights_of(problem: Problem, plan: Plan) -> Tensor:

@@ -34,7 +34,8 @@ from .past import carries, handed_on, history_at
 from .path import Path, Pieces
 from .setup import carry_of, check, fixed_of, goes_back, slopes_for, weights_of
 from .step import ALL, Carry, at_end
-from .undone import StartCheck, outcome_of
+from .times import timed
+from .undone import StartCheck, attach
 
 
 def run(
@@ -60,7 +61,7 @@ def with_gradient(problem: Problem, plan: Plan, check_start: StartCheck | None =
     Args:
         check_start: the states are computed backwards, as ``reversible`` does it, and this looks at those that are known.
     """
-    if not goes_back(problem, plan) or (problem.resume is not None and problem.resume.history):
+    if not goes_back(problem, plan, check_start is not None) or (problem.resume is not None and problem.resume.history):
         return None
     writer: AtOnce | StepByStep
     with torch.no_grad():
@@ -69,14 +70,7 @@ def with_gradient(problem: Problem, plan: Plan, check_start: StartCheck | None =
         path = Path(undoes=check_start is not None)
         writer = StepByStep(frozen, plan, out, path) if plan.events else AtOnce(frozen, plan, out, path)
         solve(frozen, plan, out, writer, COMPILED)
-    if writer.loop is not None:
-        outcome = outcome_of(problem, writer.loop, path, out.state.y, weights_of(problem, plan), check_start)
-        outcome.counters = out.counters
-        if problem.y0.requires_grad or outcome.wanted:
-            values, end, y0, k = outcome.attached()
-            out.trajectory.end = out.state.y = end
-            writer.attach(problem, values, y0, k)
-            out.recorded = True
+    attach(problem, writer, path, out, weights_of(problem, plan), check_start)
     return out
 
 
@@ -267,10 +261,15 @@ class AtOnce:
         """The same numbers with a gradient."""
         trajectory = self.trajectory
         last = [trajectory.end] if self.ends_too else []
-        trajectory.known = trajectory.known[0], torch.cat([*[problem.y0] * self.starts, values, *last])
+        times = timed(problem.clock, trajectory.known[0])
+        trajectory.known = times, torch.cat([*[problem.y0] * self.starts, values, *last])
         if self.pieces:
-            whole = trajectory.polynomials
-            trajectory.polynomials = of_steps(whole.t0, whole.dt, y0.squeeze(1), k.squeeze(2), self.weights)
+            begins = trajectory.polynomials.t0
+            t0, t1 = (
+                timed(problem.clock, t)
+                for t in (begins, torch.cat([begins[1:], begins.new_tensor([trajectory.end_time])]))
+            )
+            trajectory.polynomials = of_steps(t0, t1 - t0, y0.squeeze(1), k.squeeze(2), self.weights)
 
 
 @dataclass
@@ -345,6 +344,7 @@ class StepByStep:
 
     def attach(self, problem: Problem, values: Tensor, y0: Tensor, k: Tensor) -> None:
         """The same numbers with a gradient."""
+        self.out.trajectory.with_times(problem.clock)
         if self.path is not None:
             self.path.attach(problem, self.out.trajectory, weights_of(self.problem, self.plan), values, y0, k)
 

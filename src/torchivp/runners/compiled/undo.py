@@ -35,16 +35,16 @@ def make_undoing(form: Form, pure: Pure, wanted: tuple[int, ...]) -> UndoneBackw
         def put_together(now: Sequence[Tensor]) -> tuple[Where, Adjoint]:
             here, rest = now[: 2 * leaves + lines], now[2 * leaves + lines :]
             at = Where(tuple(here[:leaves]), tuple(here[leaves : 2 * leaves]), tuple(here[2 * leaves :]))
-            return at, adjoint_of(rest, leaves, len(wanted))
+            return at, adjoint_of(behind, rest)
 
         def more(i: Tensor, *now: Tensor) -> Tensor:
             return i > 0
 
         def once(i: Tensor, *now: Tensor) -> tuple[Tensor, ...]:
             slot = (i - 1).reshape(1)
-            end, behind = put_together(now)
-            taken = begun(form, pure, fixed, held, picked(record, slot), end)
-            before = step_back(form, pure, wanted, behind, picked(given, slot), taken, fixed, held)
+            here, now_behind = put_together(now)
+            taken = begun(form, pure, fixed, held, picked(record, slot), here)
+            before = step_back(form, pure, wanted, now_behind, picked(given, slot), taken, fixed, held)
             start = *taken.ys, *(k[0] for k in taken.ks), *taken.past
             return (i - 1, *start, *(x for part in before for x in part))
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...problem import Problem
+from ..eager import Run
 from .backward import Adjoint
 from .compile import program_of
 from .gradient import Outcome
@@ -21,13 +22,34 @@ StartCheck = Callable[[Tensor, Tensor, Tensor, str], object]
 is that at the end of the solve, ``what`` the name of the computed one."""
 
 
-def outcome_of(
-    problem: Problem, loop: Loop, path: Path, end: Tensor, weights: Tensor, check_start: StartCheck | None
-) -> Outcome:
-    """What is differentiated of a solve: by undoing its steps where there is a ``check_start``."""
-    if check_start is None:
-        return Outcome(problem, loop, path, end, weights)
-    return UndoneOutcome(problem, loop, path, end, weights, check_start)
+def attach(
+    problem: Problem, writer: Any, path: Path, out: Run, weights: Tensor, check_start: StartCheck | None = None
+) -> None:
+    """Put the gradient on what a solve left.
+
+    Args:
+        problem: with gradients.
+        writer: of its trajectory, which ``attach`` changes; ``path``: what it noted.
+        weights: of the interpolant.
+        check_start: the steps are undone, and this looks at where they begin.
+    """
+    end = out.state.y
+    if writer.loop is None:  # no step was taken
+        values, end, y0, k = end[:0], problem.y0, end[:0], end[:0].reshape(0, 0, 1)
+    else:
+        loop = writer.loop
+        outcome = (
+            Outcome(problem, loop, path, end, weights)
+            if check_start is None
+            else UndoneOutcome(problem, loop, path, end, weights, check_start)
+        )
+        outcome.counters = out.counters
+        if not (problem.y0.requires_grad or outcome.times or outcome.wanted):
+            return
+        values, end, y0, k = outcome.attached()
+        out.recorded = True
+    out.trajectory.end = out.state.y = end
+    writer.attach(problem, values, y0, k)
 
 
 class UndoneOutcome(Outcome):

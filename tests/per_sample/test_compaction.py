@@ -44,8 +44,9 @@ OWN_TIMES = torch.stack([torch.linspace(0, a, 7, dtype=F64) for a in torch.linsp
         {}, {"save": "steps"}, {"save": "end"}, {"t": torch.linspace(0, 1, 9, dtype=F64)}, {"t": OWN_TIMES},
         {"stop_times": [0.31], "jump_times": [0.62]}, {"controller": torchivp.PID(p=0.3, i=0.3)},
         {"method": "dopri8"}, {"method": torchivp.methods.Reversible("bosh3")}, {"atol": torch.full((N, 1), 1e-6)},
+        {"norm": "max"},
     ],
-    ids=["ends", "steps", "end", "times", "own times", "stops and jumps", "PI", "dopri8", "reversible", "tolerances"],
+    ids=["ends", "steps", "end", "times", "own times", "stops and jumps", "PI", "dopri8", "reversible", "tolerances", "max"],
 )  # fmt: skip
 def test_nothing_else_changes(kw: dict[str, Any]) -> None:
     full, few = Turning(), Turning()
@@ -123,3 +124,22 @@ def test_it_needs_rows_and_no_tape() -> None:
     y0 = Y0.clone().requires_grad_()
     with pytest.raises(torchivp.InputError, match="gradient='direct'"):
         torchivp.solve(lambda t, y: -y, y0, (0.0, 1.0), batch_dims=1, compact=True)
+
+
+def test_coupled_rows_stay_coupled() -> None:
+    with torch.no_grad():
+        expected, found = (solve(Turning(), t=OWN_TIMES, couple=True, compact=c) for c in (False, True))
+    assert torch.equal(found.stats.accepted, expected.stats.accepted)
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a.y, b.y, rtol=1e-8, atol=1e-8)
+
+
+def test_autocast_holds_for_the_rows_left() -> None:
+    def f(t: Tensor, y: Tensor, rate: Tensor) -> Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return -rate.unsqueeze(-1) * y
+
+    seen: list[bool] = []
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        torchivp.solve(f, Y0, (0.0, 1.0), RATES, batch_dims=1, compact=True)
+    assert all(seen)

@@ -28,7 +28,7 @@ def only(problem: RowsProblem, rows: Tensor) -> RowsProblem:
     layout = problem.layout.of_a_row().of_rows(n)
     args = tuple(of_args(x, rows, problem.layout.rows) for x in problem.field.args)
     times = problem.clock.times
-    tolerance = problem.tolerance
+    tolerance: Any = problem.tolerance
     return replace(
         problem,
         field=Fewer(problem.field, layout, problem.direction[rows], args),
@@ -41,7 +41,7 @@ def only(problem: RowsProblem, rows: Tensor) -> RowsProblem:
             tolerance,
             rtol=numbers_of(tolerance.rtol, rows, problem.layout.rows),
             atol=numbers_of(tolerance.atol, rows, problem.layout.rows),
-            norm=of_rows(n, couple=False),
+            norm=of_rows(n, tolerance.couple, tolerance.name),
         ),
     )
 
@@ -52,6 +52,7 @@ class Fewer(Field):
     def __init__(self, whole: Field, layout: Any, direction: Tensor, args: tuple[PyTree, ...]):
         super().__init__(whole.f, layout, direction, args, whole.broadcast)
         self.draws, self.jacobian, self.counts = whole.draws, whole.jacobian, whole.counts
+        self.autocast, self.autocast_dtypes = whole.autocast, whole.autocast_dtypes
 
     def slope(self, f: VectorField, t: Tensor, y: Rows) -> Rows:
         try:
@@ -70,6 +71,15 @@ def of_args(args: PyTree, rows: Tensor, of: int) -> PyTree:
     leaves, spec = flatten(args)
     each = [isinstance(x, Tensor) and x.dim() > 0 and x.shape[0] == of for x in leaves]
     return unflatten(spec, [x[rows] if own else x for x, own in zip(leaves, each)])
+
+
+def refuse_tape(new_tape: Any) -> None:
+    """Raise if the steps are to be written down, for a gradient that takes them again."""
+    if new_tape is not None:
+        raise InputError(
+            "compact=True keeps no steps to take again, which gradients other than 'direct' need. Write gradient='direct', or "
+            "wrap the solve in torch.no_grad(), or leave compact out."
+        )
 
 
 def check_rows_alone(problem: RowsProblem) -> None:

@@ -4,7 +4,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..errors import NotCompilable
 from . import compiled, cuda_graph, rows
 from .auto import Auto
 from .compiled.compile import Compilation, compilations
@@ -27,10 +26,6 @@ class Runner(NamedTuple):
     steps_back: Callable[..., Any] | None = None
 
 
-def _no_compaction(*problem_and_plan: Any, **settings: Any) -> Any:
-    raise NotCompilable("runner='compiled' does not go with compact=True. Write runner='eager', or leave compact out.")
-
-
 _auto = Auto(run, compiled.single.run, compiled.single.with_gradient)
 _auto_rows = Auto(rows.run, compiled.rows.run, compiled.rows.with_gradient)
 
@@ -48,7 +43,7 @@ ROW_RUNNERS = {
 }
 COMPACT_RUNNERS = {
     "eager": Runner(rows.run_compacted),
-    "compiled": Runner(_no_compaction),
+    "compiled": Runner(compiled.fewer.run),
     "auto": Runner(rows.run_compacted),
 }
 INLINE = dict.fromkeys(("compiled", "auto"), compiled.inline)  # runners that can solve inside a graph being traced

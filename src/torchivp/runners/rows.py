@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..autocast import without_autocast
 from ..collectives import without_collectives
-from ..errors import InputError, OutputError
-from ..per_sample.compaction import check_rows_alone, only, plan_for, put_back, state_of
+from ..errors import OutputError
+from ..per_sample.compaction import check_rows_alone, only, plan_for, put_back, refuse_tape, state_of
 from ..per_sample.events import RowDetector, known_events
 from ..per_sample.loop import RowsState, RowsTaken, begin, march, start
 from ..per_sample.out_of_steps import name_stiff_rows
@@ -52,11 +52,7 @@ def run_compacted(
     Raises:
         InputError: if the steps are to be written down; if ``f`` cannot do with fewer rows.
     """
-    if new_tape is not None:
-        raise InputError(
-            "compact=True keeps no steps to take again, which gradients other than 'direct' need. Write gradient='direct', or "
-            "wrap the solve in torch.no_grad(), or leave compact out."
-        )
+    refuse_tape(new_tape)
     check_rows_alone(problem)
     out, state = started(problem, plan, None, known)
     rest(problem, plan, out, state)

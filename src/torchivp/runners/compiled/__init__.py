@@ -1,5 +1,5 @@
 """``runner="compiled"``: the whole loop as one program."""
 
-from . import back, inline, rows, rows_back, single
+from . import back, fewer, inline, rows, rows_back, single
 
-__all__ = ["back", "inline", "rows", "rows_back", "single"]
+__all__ = ["back", "fewer", "inline", "rows", "rows_back", "single"]

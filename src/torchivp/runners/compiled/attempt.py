@@ -47,9 +47,10 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
     code = next_code(form, fixed, at, t1, proposed, accepted, ratio, attempted, step.solved)
     k1 = next_slope(form, pure, fixed, held, t1, step)
     memory = [torch.where(running, new, old) for new, old in zip(verdict.memory, at.memory)]
+    going = code == RUNNING
     after = Carry(
         in_totals(
-            (code == RUNNING).any(),
+            going.sum() > fixed.least[0] if fixed.least else going.any(),
             at.tries + running.any(),
             at.slot + accepted.any(),
             at.until,

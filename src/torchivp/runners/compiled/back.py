@@ -155,7 +155,6 @@ def steps(
     of_state, weights = traced(norm, forward.layout) if plan.controller.adaptive else ("rms", ())
     largest = Largest(of_state, len(tensors), states, parts, front)
     form = form_of(replace(problem, layout=layout), plan, leaves, slots=0, slopes=0, looks_inside=False, norm=largest)
-    form = replace(form, unroll=1, small=False)  # which all take longer to compile
     loop = Loop(forward, COMPILED, form, Seen(pure, [*seen.held, *table], []), leaves, weights)
     return marched(loop, replace(problem, layout=layout), plan, state)
 
@@ -190,7 +189,7 @@ def by_points(
     inner, largest = replace(problem, layout=layout), Largest(of_state, len(tensors), 1, None)
     slots, slopes = (slots_for(inner, plan, ALL), ALL) if places else (0, 0)
     form = form_of(inner, plan, leaves, slots=slots, slopes=slopes, looks_inside=bool(places), norm=largest)
-    loop = Loop(forward, COMPILED, replace(form, unroll=1, small=False), Seen(pure, held, []), leaves, weights)
+    loop = Loop(forward, COMPILED, form, Seen(pure, held, []), leaves, weights)
     integral = Integral(loop, rule_of(plan.method, weights_of(inner, plan)), places, totals)
     return marched(loop, inner, plan, state, integral.took)
 

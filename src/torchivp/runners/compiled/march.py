@@ -24,7 +24,7 @@ from .past import lines_known
 from .program import Program, Record, make_program, new_record
 from .projected import manifold_of
 from .pure import Pure, Seen, tracer_of, uncounted
-from .setup import family_of, form_of, slots_for
+from .setup import TINY, family_of, form_of, slots_for
 from .step import Carry, Fixed, Form
 from .systems import check_band
 
@@ -132,22 +132,36 @@ class Loop:
             running = bool((carry.code == RUNNING).any())
 
 
-def loop_for(problem: Problem, plan: Plan, kind: Kind, *, writes: bool, slopes: int, looks_inside: bool) -> Loop:
+def loop_for(
+    problem: Problem,
+    plan: Plan,
+    kind: Kind,
+    *,
+    writes: bool,
+    slopes: int,
+    looks_inside: bool,
+    whole: Problem | None = None,
+) -> Loop:
     """The loop for one problem.
 
     Args:
         problem, plan: of the solve; ``kind``: of the loop.
         writes: the accepted steps are wanted; ``slopes``: with so many of their slopes (see ``Form``).
         looks_inside: and what their interpolants need.
+        whole: the problem by whose size the form is chosen, where this is a part of it.
     """
-    slots = slots_for(problem, plan, slopes) if writes else 0
+    whole = whole or problem
+    slots = slots_for(whole, plan, slopes) if writes else 0
     norm, weights = norm_of(problem, plan)
     onto, manifold = manifold_of(problem, plan)
     seen = look_at(problem.field, problem.t0, problem.finite_start(), kind.name)
     if kind.fuses and isinstance(norm, str) and onto is None:
         seen = seen._replace(pure=seen.pure.in_columns)
     leaves = Leaves(problem.layout, seen.pure.columns)
-    form = form_of(problem, plan, leaves, slots=slots, slopes=slopes, looks_inside=looks_inside, norm=norm, onto=onto)
+    form = form_of(
+        problem, plan, leaves, slots=slots, slopes=slopes, looks_inside=looks_inside, norm=norm, onto=onto,
+        small=whole.layout.size <= TINY,
+    )  # fmt: skip
     if plan.method.uses_jacobian:  # before the loop, which finds it again
         t = problem.field.time(problem.t0).to(problem.layout.real_dtype)
         ys = [y.to(dtype) for y, dtype in zip(leaves.of(problem.finite_start()), form.dtypes)]

@@ -119,19 +119,44 @@ def begun(problem: RowsProblem, plan: Plan, known: KnownSlope, kind: Kind) -> Ru
 @without_collectives
 def solve(problem: RowsProblem, plan: Plan, out: Run, writer: AtOnce | StepByStep, kind: Kind) -> None:
     """From the starts to the ends."""
+    with caught(plan, out.state):
+        start(problem, plan, out.state)
+    go_on(problem, plan, out, writer, kind)
+    out.state.dt = torch.zeros_like(out.state.dt)
+
+
+def go_on(
+    problem: RowsProblem,
+    plan: Plan,
+    out: Run,
+    writer: AtOnce | StepByStep,
+    kind: Kind,
+    until: int | None = None,
+    whole: RowsProblem | None = None,
+) -> None:
+    """Call after call of the loop; until only so many rows are left, if that is said.
+
+    Args:
+        whole: the problem that this one is a part of.
+    """
     state: CompiledState = out.state
     with caught(plan, state):
-        start(problem, plan, state)
         if not state.alive:
             return
         writer.start()
         writer.loop = loop = loop_for(
-            problem, plan, kind, writes=writer.wanted, slopes=writer.slopes, looks_inside=writer.looks_inside
+            problem,
+            plan,
+            kind,
+            writes=writer.wanted,
+            slopes=writer.slopes,
+            looks_inside=writer.looks_inside,
+            whole=whole,
         )
         refuse_lost_gradient(problem, loop)
 
         def parts() -> Iterator[Part]:
-            for part in march(loop, problem, plan, state):
+            for part in march(loop, problem, plan, state, until):
                 before = int(state.attempted.max())
                 writer.take(part)
                 writer.read_back(part.end)
@@ -147,7 +172,6 @@ def solve(problem: RowsProblem, plan: Plan, out: Run, writer: AtOnce | StepBySte
             state.running = unfinished(plan, state)
             raise
         blame(problem, plan, state)
-        state.dt = torch.zeros_like(state.dt)
 
 
 def unfinished(plan: Plan, state: CompiledState) -> Tensor:
@@ -163,10 +187,12 @@ def goes_on(state: CompiledState) -> bool:
     return bool((code == RUNNING).any() or not (last[:, None] == torch.tensor(TAKEN, device=code.device)).any())
 
 
-def march(loop: Loop, problem: RowsProblem, plan: Plan, state: CompiledState) -> Iterator[Part]:
+def march(
+    loop: Loop, problem: RowsProblem, plan: Plan, state: CompiledState, until: int | None = None
+) -> Iterator[Part]:
     """The calls of the compiled loop, part by part: ``f`` is asked afresh where it jumps."""
-    limits = plan.limits
-    while state.alive:
+    limits, least = plan.limits, until or 0
+    while state.alive > least:
         end = limits.end
         if limits.jumps is not None:
             ahead = torch.where(limits.jumps > state.t.unsqueeze(1), limits.jumps, torch.inf).amin(1)
@@ -175,10 +201,16 @@ def march(loop: Loop, problem: RowsProblem, plan: Plan, state: CompiledState) ->
             span = limits.cut(state.t, torch.where(state.running, state.dt, 0.0), state.frozen)
             state.slope = problem.field.start_slope(span, state.y)
         fixed = fixed_of(problem, plan, loop.leaves, end, limits._first(state.t), limits._last(end))
+        if until is not None:  # at a jump all rows wait for each other
+            fixed = fixed._replace(least=(torch.tensor(least if limits.jumps is None else 0, device=end.device),))
         carry = carry_of(problem, plan, loop.leaves, state, state.slope, state.tries)
-        yield from loop.march(carry, fixed)
         state.slope = None
-        state.running = (state.code == SUCCESS) & (state.t < limits.end)
+        for part in loop.march(carry, fixed):
+            yield part
+            if limits.jumps is None and 0 < int((state.code == RUNNING).sum()) <= least:
+                state.slope = loop.leaves.rows(part.end.ks).reshape(1, -1)
+                break
+        state.running = unfinished(plan, state)
         state.alive = int(state.running.sum())
         if state.alive and state.codes is not None:
             state.codes = torch.where(state.running, RUNNING, state.codes)

@@ -243,7 +243,7 @@ def form_for(problem: RowsProblem, plan: Plan, leaves: Leaves, parts: int, write
     slopes = ALL if writes else TIMES
     slots = slots_for(problem, plan, slopes) if writes else 0
     form = form_of(problem, plan, leaves, slots=slots, slopes=slopes, looks_inside=writes, norm=norm)
-    return replace(form, unroll=1, small=False, starts=True)
+    return replace(form, starts=True)
 
 
 def augmented(pure: Pure, forward: Field, along: bool) -> AugmentedRows:

@@ -55,7 +55,7 @@ from .reversible import (
 from .rosenbrock import rosenbrock_stages
 from .step import ALL, TIMES, Carry, Fixed, Form, NormOf, Opening, Part, Stages, Where, stages_inside
 
-_UNROLL, _TINY = 2, 64  # in states of so few numbers the turns of a loop cost more than the steps
+_UNROLL, TINY = 2, 64  # in states of so few numbers the turns of a loop cost more than the steps
 _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, and so many numbers
 
 
@@ -219,6 +219,7 @@ def form_of(
     slopes: int,
     looks_inside: bool,
     norm: str | NormOf,
+    small: bool = False,
     onto: Pure | None = None,
 ) -> Form:
     layout, family, method = problem.layout, family_of(plan.method), plan.method
@@ -239,14 +240,14 @@ def form_of(
         looks_inside=looks_inside,
         slopes=slopes,
         slots=slots,
-        unroll=_UNROLL if layout.size <= _TINY and not plan.method.uses_jacobian else 1,
+        unroll=_UNROLL if small and not plan.method.uses_jacobian else 1,
         starts=not by_rows,
         turned=problem.field.turn is not None,
         lead=family.lead,
         parts=family.parts(method),
         smoothed=getattr(method, "smoothed", False),
         band=band_of(problem),
-        small=layout.size <= _TINY,
+        small=small,
         back=family.back,
         asks=family.asks(tableau),
         past=family.past(tableau),

@@ -163,10 +163,10 @@ class Fixed(NamedTuple):
             (-1 where the user's time decreases), ``max_steps``.
         landings: times to land on, the end first, then the others in order, padded with inf, ``[*batch, L]``.
         rtol, atol: of every tensor of the state; they broadcast to it.
-        weights: the tensors that a traced norm holds.
+        weights, manifold: the tensors that a traced norm and a projection hold.
         tables: coefficients of the method that are data.
         walls: the landings that no node may lie behind, where these are not all of them, ``[*batch, L']``.
-        manifold: the tensors that a projection holds.
+        least: the loop comes back when no more rows than so many are running, where that is wanted, 0-d.
     """
 
     bounds: Tensor
@@ -177,6 +177,7 @@ class Fixed(NamedTuple):
     tables: tuple[Tensor, ...] = ()
     walls: tuple[Tensor, ...] = ()
     manifold: tuple[Tensor, ...] = ()
+    least: tuple[Tensor, ...] = ()
 
     @property
     def first(self) -> Tensor:

@@ -116,9 +116,6 @@ class TestDropIn:
         ("method", "options", "named"),
         [
             ("implicit_adams", {}, "converged"),
-            ("rk4", {"interp": "linear"}, "Chord.*Runge-Kutta"),
-            ("rk4", {"perturb": True}, "perturb"),
-            ("dopri5", {"max_num_steps": 100}, "max_num_steps"),
             ("dopri5", {"norm": lambda y: y.abs().mean().item()}, "norm"),
             ("scipy_solver", {}, "takes its steps itself"),
         ],

@@ -69,6 +69,10 @@ class Projected(Method):
     def needs(self) -> str:  # type: ignore[override]
         return self.base.needs
 
+    @property
+    def uses_jacobian(self) -> bool:  # type: ignore[override]
+        return self.base.uses_jacobian
+
     def step(self, field: Field, span: Span, y: Rows, history: History) -> Step:
         step = self.base.step(field, span, y, history)
         back = span.rate(field.projected(self.manifold, step.y1) - step.y1)
@@ -79,7 +83,8 @@ class Projected(Method):
     def dense(self, field: Field, span: Span, y: Rows, step: Step) -> Step:
         """The base method's extra stages, which know its own end."""
         back, k = step.k[:1], step.k[1:]
-        own = self.base.dense(field, span, y, step._replace(k=k, y1=span.advance(step.y1, -back)))
+        alone = step._replace(k=k, y1=span.advance(step.y1, -back), weights=step.weights[:, 1:])
+        own = self.base.dense(field, span, y, alone)
         return step._replace(k=torch.cat((back, own.k)))
 
     def __repr__(self) -> str:

@@ -17,6 +17,7 @@ from ...methods import ExplicitAdams, ImplicitAdams, Method
 from ...methods import Heun2 as EngineHeun2
 from ...methods import Heun3 as EngineHeun3
 from ...methods import Midpoint as EngineMidpoint
+from ...methods.chord import Chord
 from ...methods.explicit_rk import ExplicitRungeKutta
 from ...problem import Problem
 from ...tolerance import Tolerance
@@ -24,7 +25,7 @@ from . import engine
 from .control import AnyState
 from .errors import ArgumentError, EventNotFound, IterationsError, MaxStepsExceeded, StepSizeError
 from .functions import Perturb
-from .methods import Chord, StepFunction
+from .methods import StepFunction
 from .norms import linf_norm
 
 MAX_EVENT_STEPS = 20000

@@ -15,24 +15,6 @@ from ...methods import DenseOutput, ExplicitRungeKutta, History, Method, Step, T
 from ...span import Span
 
 
-class Chord(Method):
-    """Another method with linear interpolation between its step points (what ``interp="linear"`` asks for)."""
-
-    def __init__(self, method: Method):
-        self.method = method
-        self.order = method.order
-        self.carries = method.carries
-
-    def needs_slope(self, history: History) -> bool:
-        return self.method.needs_slope(history)
-
-    def step(self, field: Field, span: Span, y: Rows, history: History) -> Step:
-        return self.method.step(field, span, y, history)
-
-    def dense(self, field: Field, span: Span, y: Rows, step: Step) -> Step:
-        return step._replace(k=(step.y1 - y) / _like(span.dt, y), weights=y.new_ones(1, 1))
-
-
 class StepFunction(Method):
     """torchdiffeq's ``_step_func(func, t0, dt, t1, y0) -> (dy, f0)`` as a method.
 

@@ -35,6 +35,7 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
     t1 = torch.where(t + dt * _STRETCH >= ahead, ahead, t + dt)
     t1 = torch.where(running, t1, t)
     h = t1 - t
+    fixed = fixed if form.within is None else form.within(form, fixed, t, t1)
     step = form.stages(form, pure, fixed, held, t1, h, at.ys, at.ks, past=at.past)
     ratio = ratio_of(form, fixed, h, at.ys, step)
     ratio = ratio if step.solved is None else torch.where(step.solved, ratio, torch.inf)

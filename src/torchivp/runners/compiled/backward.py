@@ -183,6 +183,7 @@ def step_back(
     """
     accepted = taken.accepted
     ends = taken.t, torch.where(accepted, taken.t1, taken.t)
+    fixed = fixed if form.within is None else form.within(form, fixed, *ends)
     moments = (*ends, fixed.first, fixed.last) if behind.times else ()
     leaves = len(behind.ys)
 

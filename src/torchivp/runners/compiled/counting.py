@@ -25,11 +25,10 @@ def evaluations(form: Form, attempts: int, looked: Sequence[bool], goes_on: bool
         goes_on: another step begins where the last one ends, with the slope there.
         opened: so many of the attempts are those of an opening.
     """
-    tableau = form.tableau
     total = sum(looked) * form.inside[1]
     opened = min(opened, attempts)
     total += (attempts - opened) * form.asks + (opened * form.opening.asks if form.opening else 0)
-    if form.parts or isinstance(tableau, RosenbrockTableau):
+    if linearises(form):
         total += len(looked)  # a Jacobian in every step
     if form.hands_on or at_end(form, False) or opened >= len(looked):
         return total
@@ -37,6 +36,14 @@ def evaluations(form: Form, attempts: int, looked: Sequence[bool], goes_on: bool
         looked[opened:] if at_end(form, True) else [False] * (len(looked) - opened)
     )  # the cubic interpolant has them
     return total + known.count(False) - (not goes_on and not known[-1])
+
+
+def linearises(form: Form) -> bool:
+    """Whether every step has a Jacobian."""
+    tableau = form.tableau
+    while hasattr(tableau, "base"):
+        tableau = tableau.base
+    return bool(form.parts) or isinstance(tableau, RosenbrockTableau)
 
 
 def looked_into(n: int, found: Found | None, ends: Tensor) -> list[bool]:
@@ -74,6 +81,6 @@ def not_counted(field: Field, jacobians: bool = True) -> Iterator[None]:
 
 def count_systems(field: Field, form: Form, attempts: int, steps: int) -> None:
     """The Jacobians and factorisations of so many attempts, and of the steps that were taken."""
-    if form.parts or isinstance(form.tableau, RosenbrockTableau):
+    if linearises(form):
         field.counts.jacobians += steps
         field.counts.factorisations += attempts

@@ -22,9 +22,9 @@ from .landings import Landings
 from .norms import norm_of
 from .past import lines_known
 from .program import Program, Record, make_program, new_record
-from .projected import manifold_of
+from .projected import with_projection
 from .pure import Pure, Seen, tracer_of, uncounted
-from .setup import TINY, family_of, form_of, slots_for
+from .setup import TINY, bare, family_of, form_of, slots_for
 from .step import Carry, Fixed, Form
 from .systems import check_band
 
@@ -82,8 +82,7 @@ class Loop:
     Args:
         field: counts the evaluations of ``f``; ``kind``: how the loop runs; ``form``: what it is made for.
         seen: ``f`` as a pure function, with the tensors it holds; ``leaves``: the tensors of the state it takes.
-        weights: the tensors that the norm holds; ``tables``: coefficients of the method that are data; ``manifold``: the tensors
-            that its projection holds.
+        weights: the tensors that the norm holds; ``tables``: coefficients of the method that are data.
     """
 
     def __init__(
@@ -95,10 +94,9 @@ class Loop:
         leaves: Leaves,
         weights: tuple[Tensor, ...] = (),
         tables: tuple[Tensor, ...] = (),
-        manifold: tuple[Tensor, ...] = (),
     ):
         self.field, self.kind, self.form, self.seen = field, kind, form, seen
-        self.leaves, self.weights, self.tables, self.manifold = leaves, weights, tables, manifold
+        self.leaves, self.weights, self.tables = leaves, weights, tables
         self.held = [x.detach() if x.requires_grad else x for x in seen.held]
         self.program = kind.program_for(form, seen.pure)
         self.attempts = _FIRST
@@ -111,7 +109,7 @@ class Loop:
             restarts: as in ``Part``, of the first call; ``asks``: evaluations of ``f`` in it beside those of the attempts.
         """
         _, tries, _, _, fresh, asked = carry.totals.tolist()
-        fixed, running = fixed._replace(weights=self.weights, tables=self.tables, manifold=self.manifold), True
+        fixed, running = fixed._replace(weights=self.weights, tables=self.tables), True
         landings = Landings(fixed.landings, self.form.unroll)
         while running:
             until = tries + min(self.attempts, landings.attempts)
@@ -153,8 +151,8 @@ def loop_for(
     whole = whole or problem
     slots = slots_for(whole, plan, slopes) if writes else 0
     norm, weights = norm_of(problem, plan)
-    onto, manifold = manifold_of(problem, plan)
     seen = look_at(problem.field, problem.t0, problem.finite_start(), kind.name)
+    onto, seen = with_projection(problem, plan, seen)
     if kind.fuses and isinstance(norm, str) and onto is None:
         seen = seen._replace(pure=seen.pure.in_columns)
     leaves = Leaves(problem.layout, seen.pure.columns)
@@ -162,14 +160,15 @@ def loop_for(
         problem, plan, leaves, slots=slots, slopes=slopes, looks_inside=looks_inside, norm=norm, onto=onto,
         small=whole.layout.size <= TINY,
     )  # fmt: skip
-    if plan.method.uses_jacobian:  # before the loop, which finds it again
+    method = bare(plan.method)
+    if method.uses_jacobian:  # before the loop, which finds it again
         t = problem.field.time(problem.t0).to(problem.layout.real_dtype)
         ys = [y.to(dtype) for y, dtype in zip(leaves.of(problem.finite_start()), form.dtypes)]
         derivative_of(seen.pure, t, ys, seen.held, form.band)
         if form.band is not None:
             check_band(seen.pure, t, ys, seen.held, form.band)
-    tables = family_of(plan.method).tables(plan.method, problem.y0.dtype, problem.y0.device)
-    return Loop(problem.field, kind, form, seen, leaves, weights, tables, manifold)
+    tables = family_of(method).tables(method, problem.y0.dtype, problem.y0.device)
+    return Loop(problem.field, kind, form, seen, leaves, weights, tables)
 
 
 def refuse_lost_gradient(problem: Problem, loop: Loop) -> None:

@@ -18,6 +18,7 @@ from ...linalg.jacobian import Autograd
 from ...linalg.lapack import routines
 from ...linalg.structured import Banded
 from ...methods import ALF, ExplicitAdams, ImplicitAdams, Method, Projected, Reversible, ReversibleHeun
+from ...methods.chord import Chord
 from ...methods.diagonal_rk import DiagonalRungeKutta
 from ...methods.explicit_rk import ExplicitRungeKutta
 from ...methods.geometric import RKN4, SplittingMethod
@@ -34,13 +35,13 @@ from ...state import Layout
 from ...transforms import recorded
 from .adams import adams_stages, coefficients, formula_of, opening_of
 from .adams import tables_of as tables_of_adams
+from .around import CHORD, INSIDE, ONTO, Manner, around, just_inside
 from .columns import Leaves
 from .diagonal import diagonal_back, diagonal_stages, parts_of, tableau_of, tables_of
 from .explicit import explicit_stages
 from .geometric import NYSTROEM, composition_of, nystroem_stages, splitting_stages, splitting_undone
 from .past import past_of
-from .projected import Projection, projected_stages
-from .pure import Pure
+from .projected import Onto
 from .reversible import (
     TWO_SLOPES,
     alf_stages,
@@ -61,17 +62,16 @@ _SLOTS, _NUMBERS = 1024, 2**22  # steps written down at once: at most so many, a
 
 def check(problem: Problem, plan: Plan, name: str) -> None:
     """Raise for what only the eager runner can do; the message says what."""
+    method = bare(plan.method)
     reasons = {
         "{method!r} (explicit and diagonally implicit Runge-Kutta methods, Rosenbrock's, Adams's, reversible and geometric "
-        "ones do)": not isinstance(plan.method, tuple(FAMILIES)),
-        "{method!r}, which iterates": name == "cuda_graph" and isinstance(plan.method, DiagonalRungeKutta),
+        "ones do)": not isinstance(method, tuple(FAMILIES)),
+        "{method!r}, which iterates": name == "cuda_graph" and isinstance(method, DiagonalRungeKutta),
         "{method!r}, which begins with other steps": name == "cuda_graph"
-        and isinstance(plan.method, ExplicitAdams | ImplicitAdams),
-        "Projected, but of an explicit Runge-Kutta method or rkn4": isinstance(plan.method, Projected)
-        and not isinstance(plan.method.base, ExplicitRungeKutta | RKN4),
-        "converged=, which looks at numbers": getattr(plan.method, "converged", None) is not None,
-        "a Split field": isinstance(plan.method, DiagonalRungeKutta)
-        and plan.method.companion is not None
+        and isinstance(method, ExplicitAdams | ImplicitAdams),
+        "converged=, which looks at numbers": getattr(method, "converged", None) is not None,
+        "a Split field": isinstance(method, DiagonalRungeKutta)
+        and method.companion is not None
         and isinstance(problem.field.f, Split),
         "jac= or jac_sparsity= (a band does)": not isinstance(problem.field.jacobian, Autograd | Banded | NoneType),
         "a band without SciPy, whose LAPACK it needs (install scipy), or on another device than the CPU": band_of(
@@ -83,11 +83,6 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         "a state without numbers": not problem.layout.size,
         "on_step": plan.on_step is not None,
         "callbacks": plan.watch is not None,
-        "max_num_steps, which counts between outputs": plan.max_steps_per_output
-        and plan.controller.adaptive
-        and plan.max_steps < 2**30
-        and len(problem.t) > 2,
-        "perturb, which asks f just inside every step": getattr(plan.limits, "open_starts", False),
         "{controller!r} (PID and FixedSteps do)": plan.controller.adaptive and not isinstance(plan.controller, PID),
         "an open end of the interval": not all_finite(plan.limits.end),
         "torch.func transforms and forward mode": recorded(),
@@ -185,25 +180,29 @@ FAMILIES: dict[type[Method], Family] = {
         asks=lambda nystroem: nystroem.asks,
         inside=lambda nystroem: nystroem.inside,
     ),
-    Projected: Family(
-        projected_stages,
-        lead=1,
-        tableau=lambda method: projection_of(method),
-        weights=lambda method, dtype, device: with_way_back(method.base.interpolant(dtype, device)),
-        asks=lambda projection: projection.asks,
-        inside=lambda projection: projection.inside,
-    ),
 }
 
 
+def bare(method: Method) -> Method:
+    """The method inside of one with something around it."""
+    while isinstance(method, Projected | Chord):
+        method = method.base
+    return method
+
+
 def family_of(method: Method) -> Family:
-    return next(family for kind, family in FAMILIES.items() if isinstance(method, kind))
+    return next(family for kind, family in FAMILIES.items() if isinstance(bare(method), kind))
 
 
-def projection_of(method: Projected) -> Projection:
-    family = family_of(method.base)
-    tableau = family.tableau(method.base)
-    return Projection(tableau, family.stages, family.asks(tableau), family.inside(tableau))
+def manners_of(plan: Plan) -> list[Manner]:
+    """What is around the steps of the method, from inside out."""
+    kinds = {CHORD: isinstance(plan.method, Chord), ONTO: isinstance(plan.method, Projected), INSIDE: asks_inside(plan)}
+    return [manner for manner, there in kinds.items() if there]
+
+
+def asks_inside(plan: Plan) -> bool:
+    """Whether ``f`` is never asked at the ends of a step."""
+    return getattr(plan.limits, "open_starts", False)
 
 
 def all_finite(x: float | Tensor) -> bool:
@@ -220,12 +219,12 @@ def form_of(
     looks_inside: bool,
     norm: str | NormOf,
     small: bool = False,
-    onto: Pure | None = None,
+    onto: Onto | None = None,
 ) -> Form:
-    layout, family, method = problem.layout, family_of(plan.method), plan.method
+    layout, family, method = problem.layout, family_of(plan.method), bare(plan.method)
     by_rows = isinstance(problem, RowsProblem)
     tableau = family.tableau(method)
-    return Form(
+    form = Form(
         stages=family.stages,
         tableau=tableau,
         controller=plan.controller
@@ -240,7 +239,7 @@ def form_of(
         looks_inside=looks_inside,
         slopes=slopes,
         slots=slots,
-        unroll=_UNROLL if small and not plan.method.uses_jacobian else 1,
+        unroll=_UNROLL if small and not method.uses_jacobian else 1,
         starts=not by_rows,
         turned=problem.field.turn is not None,
         lead=family.lead,
@@ -257,7 +256,11 @@ def form_of(
         inside=family.inside(tableau) if looks_inside else (0, 0),
         onto=onto,
         undo=family.undo,
+        within=just_inside if asks_inside(plan) else None,
     )
+    for manner in manners_of(plan):
+        form = around(form, manner)
+    return form
 
 
 def suits(plan: Plan) -> bool:
@@ -290,7 +293,12 @@ def goes_back(problem: Problem, plan: Plan, undoes: bool) -> bool:
 
 def weights_of(problem: Problem, plan: Plan) -> Tensor:
     """Of the method's interpolant, ``[P, S]``."""
-    return family_of(plan.method).weights(plan.method, problem.y0.dtype, problem.y0.device)
+    family, method = family_of(plan.method), bare(plan.method)
+    weights = family.weights(method, problem.y0.dtype, problem.y0.device)
+    if isinstance(plan.method, Chord):  # its slope stands in front of those of the method
+        slopes = 1 + len(family.tableau(method).b)
+        return torch.nn.functional.pad(weights.new_ones(1, 1), (0, slopes - 1))
+    return with_way_back(weights) if isinstance(plan.method, Projected) else weights
 
 
 def slopes_for(plan: Plan, looks_inside: bool, reads: bool, goes_back: bool) -> int:
@@ -309,7 +317,7 @@ def slopes_for(plan: Plan, looks_inside: bool, reads: bool, goes_back: bool) -> 
 def slots_for(problem: Problem, plan: Plan, slopes: int) -> int:
     """How many accepted steps are written down at once."""
     family = family_of(plan.method)
-    tableau = family.tableau(plan.method)
+    tableau = family.tableau(bare(plan.method))
     states = min(slopes, len(tableau.b)) + 1 + family.past(tableau) if slopes > TIMES else 0
     each = problem.layout.size * states + problem.layout.rows
     return max(8, min(_SLOTS, _NUMBERS // max(1, each)))
@@ -351,7 +359,7 @@ def fixed_of(problem: Problem, plan: Plan, leaves: Leaves, end: Tensor, first: A
 
 def walls_of(plan: Plan, layout: Layout) -> tuple[Tensor, ...]:
     """The landings without those of a grid, where a method has nodes beyond its steps."""
-    if plan.controller.adaptive or getattr(plan.method, "at_limits", None) is None:
+    if plan.controller.adaptive or getattr(bare(plan.method), "at_limits", None) is None:
         return ()
     if isinstance(plan.limits.end, Tensor):
         walls = plan.limits.end.unsqueeze(1)
@@ -390,6 +398,6 @@ def carry_of(problem: Problem, plan: Plan, leaves: Leaves, state: Any, slope: Ro
 def past_before(method: Method, state: Any, leaves: Leaves) -> tuple[Tensor, ...]:
     """What the method carries into the first step from this state."""
     family = family_of(method)
-    tableau = family.tableau(method)
+    tableau = family.tableau(bare(method))
     known = state.history[1:] if state.ready or family.hands_on else state.history
     return past_of(family.past(tableau), family.opening(tableau) is not None, known, state.y, leaves)

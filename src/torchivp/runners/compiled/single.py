@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -126,6 +126,8 @@ def follow(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, 
         for part in march(loop, problem, plan, state):
             before = state.attempted
             writer.take(part)
+            if counts_between_outputs(plan):
+                state.budget_from = begun_at(part, plan.save.t, state.budget_from)
             if state.status is not Status.EVENT:
                 read_back(problem, plan, loop, state, part.end)
                 trajectory.end, trajectory.end_time = state.y, state.t
@@ -145,12 +147,13 @@ def march(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Iterato
     """The calls of the loop, from jump to jump: there ``f`` is asked afresh. Where it must not be asked at a landing at all, the
     calls end at all of them."""
     limits, restarts = plan.limits, True
-    bounds = limits.stops if limits.open_ends else sorted(limits.jumps)
+    bounds = limits.stops if limits.open_ends and not limits.open_starts else sorted(limits.jumps)
     while state.status is Status.RUNNING:
         ahead = bisect_right(bounds, state.t)
         end = min([*bounds[ahead : ahead + 1], limits.end])
         at_end = torch.tensor([end], dtype=torch.float64)
-        fixed = fixed_of(problem, plan, loop.leaves, at_end, limits._first(state.t), limits._last(end))
+        budget = replace(plan, max_steps=plan.max_steps + state.budget_from) if state.budget_from else plan
+        fixed = fixed_of(problem, budget, loop.leaves, at_end, limits._first(state.t), limits._last(end))
         asks = int(state.slope is None) + int(math.isnan(state.dt))
         for part in loop.march(carry_of(problem, plan, loop.leaves, state, state.slope), fixed, restarts, asks):
             yield part
@@ -160,10 +163,34 @@ def march(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Iterato
             state.slope, state.history, state.ready = None, (), False
 
 
+def counts_between_outputs(plan: Plan) -> bool:
+    """Whether attempts are counted from output to output, of which there are several."""
+    limited = plan.max_steps_per_output and plan.controller.adaptive and plan.max_steps < 2**30
+    return limited and len(plan.save.t) > 2
+
+
+def begun_at(part: Part, times: list[float], before: int) -> int:
+    """How many attempts had been made when the newest of the outputs at these increasing ``times`` was met.
+
+    Args:
+        before: the same before the call.
+    """
+    if not part.steps:
+        return before
+    ends = part.record.t1[: part.steps].flatten().tolist()
+    newest = bisect_right(times, ends[-1]) - 1
+    if newest < 0 or times[newest] <= float(part.record.t[0]):
+        return before
+    tries = int(part.record.tries[bisect_left(ends, times[newest])])
+    return int(part.end.attempted) - int(part.end.tries) + tries
+
+
 def read_back(problem: Problem, plan: Plan, loop: Loop, state: LoopState, at: Carry) -> None:
     """The state as the eager runner would have it."""
     t, dt, code, attempted, accepted, *memory = at.rows.flatten().tolist()
     status = CODES[int(code)]
+    if status is Status.MAX_STEPS and attempted - state.budget_from < plan.max_steps:
+        status = Status.RUNNING  # the last step met an output, behind which attempts are counted anew
     failed = status not in (Status.RUNNING, Status.SUCCESS)
     if failed and not attempted:  # the eager runner says what is wrong with the start
         state.dt = math.inf

@@ -100,8 +100,7 @@ class Form:
         slots: how many accepted steps are written down before the loop comes back; 0: none are.
         unroll: attempts in one turn of the loop.
         small: a state has so few numbers that handling tensors takes longer than computing.
-        starts: the loop finds the slopes at its start and the size of its first step itself.
-        turned: time runs backwards (of some rows).
+        starts: the loop finds its first slopes and step sizes itself; ``turned``: time runs backwards (of some rows).
         lead: so many slopes come before those of the stages (that at the start, where it is none of them).
         parts: of an implicit method: a step goes by one of them (see ``diagonal.joined``).
         smoothed: the error estimate goes through the matrix of the step.
@@ -111,7 +110,7 @@ class Form:
             known.
         hands_on: a step says itself what the next one begins with.
         of_q: so many tensors make up ``q`` in a state ``(q, p)``, for a method that needs one.
-        onto: the projection onto a manifold, as it was traced.
+        onto: the projection onto a manifold; ``within``: makes of ``Fixed`` that of a step, as ``just_inside`` does.
         inside: the slopes that only the interpolant needs, and the evaluations of ``f`` that they take; none where nobody looks.
         undo: computes where a step began from where it ends, as ``heun_undone`` does (None: nobody can).
     """
@@ -142,9 +141,10 @@ class Form:
     opening: Opening | None = None
     hands_on: bool = False
     of_q: int = 0
-    onto: Pure | None = None
+    onto: Any = None
     inside: tuple[int, int] = (0, 0)
     undo: Callable[..., Where] | None = None
+    within: Callable[..., Fixed] | None = None
 
 
 class Where(NamedTuple):
@@ -163,7 +163,7 @@ class Fixed(NamedTuple):
             (-1 where the user's time decreases), ``max_steps``.
         landings: times to land on, the end first, then the others in order, padded with inf, ``[*batch, L]``.
         rtol, atol: of every tensor of the state; they broadcast to it.
-        weights, manifold: the tensors that a traced norm and a projection hold.
+        weights: the tensors that a traced norm holds.
         tables: coefficients of the method that are data.
         walls: the landings that no node may lie behind, where these are not all of them, ``[*batch, L']``.
         least: the loop comes back when no more rows than so many are running, where that is wanted, 0-d.
@@ -176,7 +176,6 @@ class Fixed(NamedTuple):
     weights: tuple[Tensor, ...] = ()
     tables: tuple[Tensor, ...] = ()
     walls: tuple[Tensor, ...] = ()
-    manifold: tuple[Tensor, ...] = ()
     least: tuple[Tensor, ...] = ()
 
     @property
@@ -321,7 +320,8 @@ def extra_stages(form: Form) -> tuple[tuple[float, ...], tuple[tuple[float, ...]
 
 def dense_of(tableau: Any) -> DenseOutput | None:
     """The interpolant of a Runge-Kutta method (or of one that is made of it); None: of another method."""
-    tableau = getattr(tableau, "base", tableau)
+    while hasattr(tableau, "base"):
+        tableau = tableau.base
     return (tableau.dense or hermite(tableau)) if isinstance(tableau, Tableau) else None
 
 
@@ -379,7 +379,7 @@ def at_end(form: Form, looked: bool) -> tuple[int, ...]:
         looked: those of its interpolant are there.
     """
     if not isinstance(form.tableau, Tableau):
-        return getattr(form.tableau, "at_end", ()) if looked else ()
+        return getattr(form.tableau, "at_end", ()) if looked or getattr(form.tableau, "fsal", False) else ()
     if form.parts and all(part.fsal for part in form.parts):
         return tuple(part.last - 1 for part in form.parts)
     if form.tableau.fsal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.fx.experimental._config as symbols
@@ -13,57 +13,79 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from .pure import Pure
 
 
-def derivative_of(
-    pure: Pure, t: Tensor, ys: Sequence[Tensor], held: Sequence[Tensor], band: tuple[int, int] | None = None
-) -> Any:
-    """``graph(t, *ys, *held)``: the rows of the Jacobian, a tensor ``[*batch, n]`` for each number of the state (of a band
-    their sums by colour, see ``BandMatrix``), and at last the derivative by the time, ``[*batch, n]``. Made once for every
-    kind of arguments.
+class Products(NamedTuple):
+    """Products of the Jacobian with vectors that are 1 in a group of numbers and 0 elsewhere.
+
+    Attributes:
+        groups: how many there are; None: every number is one.
+        colours: place among the held tensors of the group of each number; None: they lie in the groups in turn.
+        tangents: ``J v`` instead of ``v J``.
+    """
+
+    groups: int | None = None
+    colours: int | None = None
+    tangents: bool = False
+
+
+def derivative_of(pure: Pure, t: Tensor, ys: Sequence[Tensor], held: Sequence[Tensor], products: Products) -> Any:
+    """``graph(t, *ys, *held)``: the products with the Jacobian, ``[*batch, n]``, and at last the derivative by the time,
+    ``[*batch, n]``. Made once for every kind of arguments.
 
     Args:
         t: ``[*batch]``; ``ys``: ``[*batch, ...]``; as ``f`` sees them.
-        band: how many diagonals there are below and above the main one; None: any entry may be there.
+        products: which ones.
     """
-    key = ("derivative", band, t.dim(), tuple((y.dtype, y.shape[t.dim() :]) for y in ys))
+    key = ("derivative", products, len(held), t.dim(), tuple((y.dtype, y.shape[t.dim() :]) for y in ys))
     if key not in pure.programs:
         mode: Any = "symbolic" if t.dim() else "real"
         widths = [y[(0,) * t.dim()].numel() for y in ys]  # these are numbers, also where sizes are symbols
         config: Any = symbols
         with torch.enable_grad(), config.patch(use_duck_shape=False):  # a batch may be as large as a state by chance
-            graph = make_fx(_rows_of(pure, widths, band), tracing_mode=mode)(t, *ys, *(x.detach() for x in held))
+            graph = make_fx(_rows_of(pure, widths, products), tracing_mode=mode)(t, *ys, *(x.detach() for x in held))
         graph.graph.eliminate_dead_code()
         graph.recompile()
         pure.programs[key] = graph
     return pure.programs[key]
 
 
-def _rows_of(pure: Pure, widths: list[int], band: tuple[int, int] | None) -> Any:
-    groups = sum(widths) if band is None else sum(band) + 1
+def _rows_of(pure: Pure, widths: list[int], products: Products) -> Any:
+    groups = sum(widths) if products.groups is None else products.groups
 
     def rows(t: Tensor, *tensors: Tensor) -> list[Tensor]:
         ys, held, batch = tensors[: len(widths)], tensors[len(widths) :], t.dim()
         slopes, vjp = torch.func.vjp(lambda t, ys: tuple(pure(t, ys, held)), t, ys)[:2]
-        by_state = [flat(vjp(seed)[1], batch) for seed in seeds(ys, widths, batch, groups)]
-        # what the products with cotangents say of the time is linear in these: so its derivative by them is that by the time
-        by_time = torch.func.vjp(lambda *seed: vjp(seed)[0], *(torch.zeros_like(k) for k in slopes))[1](
-            torch.ones_like(t)
+        # a product with a cotangent is linear in it: so its derivative by the cotangent is a product with a tangent
+        none = [torch.zeros_like(k) for k in slopes]
+        by_time = torch.func.vjp(lambda *seed: vjp(seed)[0], *none)[1](torch.ones_like(t))
+        product = (
+            (lambda seed: vjp(seed)[1])
+            if not products.tangents
+            else torch.func.vjp(lambda *seed: tuple(vjp(seed)[1]), *none)[1]
         )
+        colours = None if products.colours is None else held[products.colours]
+        by_state = [flat(product(seed), batch) for seed in seeds(ys, widths, batch, groups, colours)]
         return [*by_state, flat(by_time, batch)]
 
     return rows
 
 
-def seeds(ys: Sequence[Tensor], widths: list[int], batch: int, groups: int) -> list[tuple[Tensor, ...]]:
-    """The numbers of a state lie in so many groups in turn: for each the tensors that are 1 there and 0 elsewhere, in every
-    row."""
+def seeds(
+    ys: Sequence[Tensor], widths: list[int], batch: int, groups: int, colours: Tensor | None
+) -> list[tuple[Tensor, ...]]:
+    """For each group of the numbers of a state the tensors that are 1 there and 0 elsewhere, in every row.
+
+    Args:
+        colours: group of each number; None: they lie in the groups in turn.
+    """
     out = []
     for group in range(groups):
         parts, first = [], 0
         for y, width in zip(ys, widths):
-            if width == 1:  # constants, which the compiler folds
+            if width == 1 and colours is None:  # constants, which the compiler folds
                 parts.append(torch.full_like(y, float(first % groups == group)))
             else:
-                here = torch.arange(first, first + width, device=y.device) % groups == group
+                turns = torch.arange(first, first + width, device=y.device) % groups
+                here = (turns if colours is None else colours[first : first + width]) == group
                 line = torch.where(here, 1.0, torch.zeros_like(y).reshape(*y.shape[:batch], -1))
                 parts.append(line.to(y.dtype).reshape(y.shape))
             first += width

@@ -20,10 +20,11 @@ from ...methods.tableau import DenseOutput, Row, Tableau, hermite
 from ...span import _SLACK
 from .derivatives import flat, leaves_of
 from .explicit import looked_inside, moved
+from .jacobians import linearised
 from .program import kept
 from .pure import Pure
 from .step import Fixed, Form, Part, Stages, State, over_tolerance, slope_at_end, slopes, weighted
-from .systems import BandMatrix, DenseMatrix, Solve, linearised
+from .systems import BandMatrix, DenseMatrix, Solve
 
 
 def tableau_of(method: DiagonalRungeKutta) -> Tableau:

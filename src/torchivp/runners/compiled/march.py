@@ -17,7 +17,7 @@ from ...problem import Problem
 from .columns import Leaves
 from .compile import not_compiled, program_of
 from .counting import count
-from .derivatives import derivative_of
+from .jacobians import Whole, jacobian_of, look_into
 from .landings import Landings
 from .norms import norm_of
 from .past import lines_known
@@ -26,7 +26,6 @@ from .projected import with_projection
 from .pure import Pure, Seen, tracer_of, uncounted
 from .setup import TINY, bare, family_of, form_of, slots_for
 from .step import Carry, Fixed, Form
-from .systems import check_band
 
 _FIRST, _SECONDS = 2_000, 0.25  # attempts in the first call; how long the others should take
 _LEAST = 8  # attempts in any call: two evaluations more, of which only the first call has use, are then little
@@ -153,20 +152,19 @@ def loop_for(
     norm, weights = norm_of(problem, plan)
     seen = look_at(problem.field, problem.t0, problem.finite_start(), kind.name)
     onto, seen = with_projection(problem, plan, seen)
-    if kind.fuses and isinstance(norm, str) and onto is None:
+    method = bare(plan.method)
+    how, seen = jacobian_of(problem, seen) if method.uses_jacobian else (Whole(), seen)
+    if kind.fuses and isinstance(norm, str) and onto is None and how == Whole():
         seen = seen._replace(pure=seen.pure.in_columns)
     leaves = Leaves(problem.layout, seen.pure.columns)
     form = form_of(
         problem, plan, leaves, slots=slots, slopes=slopes, looks_inside=looks_inside, norm=norm, onto=onto,
-        small=whole.layout.size <= TINY,
+        small=whole.layout.size <= TINY, jacobian=how,
     )  # fmt: skip
-    method = bare(plan.method)
-    if method.uses_jacobian:  # before the loop, which finds it again
+    if method.uses_jacobian:
         t = problem.field.time(problem.t0).to(problem.layout.real_dtype)
         ys = [y.to(dtype) for y, dtype in zip(leaves.of(problem.finite_start()), form.dtypes)]
-        derivative_of(seen.pure, t, ys, seen.held, form.band)
-        if form.band is not None:
-            check_band(seen.pure, t, ys, seen.held, form.band)
+        look_into(seen.pure, how, t, ys, seen.held)
     tables = family_of(method).tables(method, problem.y0.dtype, problem.y0.device)
     return Loop(problem.field, kind, form, seen, leaves, weights, tables)
 

@@ -13,7 +13,7 @@ from ...methods import Projected
 from ...plan import Plan
 from ...problem import Problem
 from .compile import refused
-from .pure import Pure, Seen, tracer_of
+from .pure import Pure, Seen, held_too, tracer_of
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,8 @@ def with_projection(problem: Problem, plan: Plan, seen: Seen) -> tuple[Onto | No
             f"runner='compiled' needs a projection that returns a state like the one it gets, but this one returned shapes "
             f"{[tuple(x.shape) for x in onto.slopes]} for {[tuple(x) for x in layout.shapes]}. Return such a state."
         )
-    held = list(seen.held)
-    for x in onto.held:
-        if not any(x is y for y in held):
-            held.append(x)
-    places = tuple(next(i for i, y in enumerate(held) if x is y) for x in onto.held)
-    return Onto(onto.pure, places), seen._replace(held=held)
+    places, seen = held_too(seen, onto.held)
+    return Onto(onto.pure, places), seen
 
 
 _of_state = lambda t, y, project: project(y)  # no def: see pure._call

@@ -83,6 +83,13 @@ class Seen(NamedTuple):
     slopes: list[Tensor]
 
 
+def held_too(seen: Seen, tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], Seen]:
+    """The places of these tensors among those that ``f`` holds, once they are there, too."""
+    held = list(seen.held)
+    places = tuple(_kept(x, held).i for x in tensors)
+    return places, seen._replace(held=held)
+
+
 class Tracer:
     """Traces ``f``; again only where what it depends on besides tensors has changed (a number it closes over, a mode).
 

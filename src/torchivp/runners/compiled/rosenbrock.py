@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .derivatives import flat, leaves_of
+from .jacobians import linearised
 from .pure import Pure
 from .step import Fixed, Form, Stages, State, slopes, weighted
-from .systems import linearised
 
 
 def rosenbrock_stages(

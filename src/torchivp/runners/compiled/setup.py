@@ -14,9 +14,9 @@ from torch import Tensor
 from ..._types import Rows
 from ...controllers import PID
 from ...errors import NotCompilable
-from ...linalg.jacobian import Autograd
+from ...linalg.jacobian import Autograd, Given
 from ...linalg.lapack import routines
-from ...linalg.structured import Banded
+from ...linalg.structured import Banded, Sparse
 from ...methods import ALF, ExplicitAdams, ImplicitAdams, Method, Projected, Reversible, ReversibleHeun
 from ...methods.chord import Chord
 from ...methods.diagonal_rk import DiagonalRungeKutta
@@ -40,6 +40,7 @@ from .columns import Leaves
 from .diagonal import diagonal_back, diagonal_stages, parts_of, tableau_of, tables_of
 from .explicit import explicit_stages
 from .geometric import NYSTROEM, composition_of, nystroem_stages, splitting_stages, splitting_undone
+from .jacobians import Whole, band_of
 from .past import past_of
 from .projected import Onto
 from .reversible import (
@@ -73,7 +74,9 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         "a Split field": isinstance(method, DiagonalRungeKutta)
         and method.companion is not None
         and isinstance(problem.field.f, Split),
-        "jac= or jac_sparsity= (a band does)": not isinstance(problem.field.jacobian, Autograd | Banded | NoneType),
+        "{jacobian!r} (a band, a pattern or a function do)": not isinstance(
+            problem.field.jacobian, Autograd | Banded | Sparse | Given | NoneType
+        ),
         "a band without SciPy, whose LAPACK it needs (install scipy), or on another device than the CPU": band_of(
             problem
         )
@@ -91,7 +94,7 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
     }
     for reason, there in reasons.items():
         if there:
-            named = reason.format(method=plan.method, controller=plan.controller)
+            named = reason.format(method=plan.method, controller=plan.controller, jacobian=problem.field.jacobian)
             raise NotCompilable(f"runner={name!r} does not go with {named}. Write runner='eager'.")
 
 
@@ -220,6 +223,7 @@ def form_of(
     norm: str | NormOf,
     small: bool = False,
     onto: Onto | None = None,
+    jacobian: Whole | None = None,
 ) -> Form:
     layout, family, method = problem.layout, family_of(plan.method), bare(plan.method)
     by_rows = isinstance(problem, RowsProblem)
@@ -245,7 +249,7 @@ def form_of(
         lead=family.lead,
         parts=family.parts(method),
         smoothed=getattr(method, "smoothed", False),
-        band=band_of(problem),
+        jacobian=jacobian,
         small=small,
         back=family.back,
         asks=family.asks(tableau),
@@ -269,26 +273,17 @@ def suits(plan: Plan) -> bool:
     return isinstance(plan.method, ExplicitRungeKutta) and controlled
 
 
-def band_of(problem: Problem) -> tuple[int, int] | None:
-    """Diagonals of the Jacobian below and above the main one, where the user said so; a band as wide as the matrix is none."""
-    jacobian = problem.field.jacobian
-    if not isinstance(jacobian, Banded) or jacobian.lower + jacobian.upper + 1 >= problem.layout.width:
-        return None
-    return jacobian.lower, jacobian.upper
-
-
 def goes_back(problem: Problem, plan: Plan, undoes: bool) -> bool:
     """Whether the discrete gradient is compiled, too: not that through the entries of a band, nor that by times where steps are
-    undone, their equations are solved, or their polynomials change with their sizes.
+    undone, their equations are solved, their polynomials change with their sizes, or ``f`` is asked just inside of them.
 
     Args:
         undoes: the steps.
     """
     solves = family_of(plan.method).back is not None
     by_times = problem.clock.times is not None
-    return not (by_times and (undoes or solves or plan.method.weights_depend_on_times)) and (
-        solves or band_of(problem) is None
-    )
+    moves = undoes or solves or bare(plan.method).weights_depend_on_times or asks_inside(plan)
+    return not (by_times and moves) and (solves or band_of(problem) is None)
 
 
 def weights_of(problem: Problem, plan: Plan) -> Tensor:

@@ -104,7 +104,7 @@ class Form:
         lead: so many slopes come before those of the stages (that at the start, where it is none of them).
         parts: of an implicit method: a step goes by one of them (see ``diagonal.joined``).
         smoothed: the error estimate goes through the matrix of the step.
-        band: diagonals of the Jacobian below and above the main one; None: any entry may be there.
+        jacobian: how it is found (see ``jacobians``).
         asks: evaluations of ``f`` in an attempt, but for those in iterations and for the slope at its end.
         past: lines of the past that the method carries (see ``Carry``); ``opening``: its first steps, where these have to become
             known.
@@ -133,7 +133,7 @@ class Form:
     lead: int = 0
     parts: tuple[Part, ...] = ()
     smoothed: bool = False
-    band: tuple[int, int] | None = None
+    jacobian: Any = None
     small: bool = False
     back: Callable[..., Any] | None = None
     asks: int = 0

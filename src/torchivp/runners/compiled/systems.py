@@ -1,4 +1,4 @@
-"""The linear systems of implicit steps in a compiled loop: a Jacobian, and ``(I - c J) x = b``."""
+"""The linear systems of implicit steps in a compiled loop, ``(I - c J) x = b``."""
 
 from __future__ import annotations
 
@@ -10,29 +10,11 @@ import torch
 from torch import Tensor
 
 from ...linalg.lapack import factorised, shape_of, solved
-from ...linalg.structured import compare
-from .derivatives import derivative_of, flat, leaves_of
-from .pure import Pure
-from .step import Fixed, Form, State, limited, wide
 
 _SMALL = 16  # numbers up to which a matrix is inverted in the loop: a call of a library costs more
 
 Solve = Callable[[Tensor], Tensor]
 """From b to x, ``[*batch, n]``."""
-
-
-def linearised(
-    form: Form, pure: Pure, fixed: Fixed, held: State, t: Tensor, ys: State
-) -> tuple[DenseMatrix | BandMatrix, Tensor]:
-    """The Jacobian, and the derivative by the time ``[*batch, n]``, as the library counts it."""
-    t = limited(fixed, t)
-    t = (t * fixed.sign if form.turned else t).to(form.time_dtype)
-    inside = [y.to(dtype) for y, dtype in zip(ys, form.dtypes)]
-    *lines, by_time = derivative_of(pure, t, inside, held, form.band)(t, *inside, *held)
-    compressed = torch.stack(lines, -2).to(ys[0].dtype)
-    compressed = compressed * wide(fixed.sign, compressed) if form.turned else compressed
-    by_time = by_time.to(ys[0].dtype)
-    return (DenseMatrix(compressed) if form.band is None else BandMatrix(compressed, *form.band)), by_time
 
 
 class DenseMatrix(NamedTuple):
@@ -52,6 +34,10 @@ class DenseMatrix(NamedTuple):
     def transposed(self, c: Tensor) -> Solve:
         """Solves with its transpose."""
         return solver(self.minus_identity(c).mT)
+
+    def times_from_left(self, x: Tensor) -> Tensor:
+        """``x J``, for ``[n]``."""
+        return (self.entries * x.unsqueeze(-1)).sum(-2)
 
 
 class BandMatrix(NamedTuple):
@@ -78,29 +64,16 @@ class BandMatrix(NamedTuple):
         """Solves with its transpose."""
         return self.solver(c, True)
 
+    def times_from_left(self, x: Tensor) -> Tensor:
+        """``x J``, for ``[n]``."""
+        lines = torch.nn.functional.pad(x, (self.upper, self.lower)).unfold(0, len(x), 1)  # what is left of each entry
+        return (self.entries * lines).sum(-2)
+
     def solver(self, c: Tensor, transposed: bool) -> Solve:
         main = torch.arange(self.lower + self.upper + 1, device=c.device).unsqueeze(-1) == self.upper
         band = main.to(c.dtype) - c.unsqueeze(-1) * self.entries
         lu, pivots = band_factors(band, self.lower, self.upper)
         return lambda b: band_solution(lu, pivots, b, self.lower, self.upper, transposed)
-
-
-def check_band(pure: Pure, t: Tensor, ys: State, held: State, band: tuple[int, int]) -> None:
-    """Raise if ``f`` has derivatives outside of the band; asked once, along one direction, as the eager runner does."""
-    if ("checked", band) in pure.programs:
-        return
-    batch = t.dim()
-    compressed = torch.stack(derivative_of(pure, t, ys, held, band)(t, *ys, *held)[:-1], -2)
-    entries = BandMatrix(compressed, *band).entries
-    along = torch.cos(1.0 + torch.arange(entries.shape[-1], device=t.device)).to(entries.dtype)
-    lines = torch.nn.functional.pad(along, (band[1], band[0])).unfold(
-        0, entries.shape[-1], 1
-    )  # what stands left of each entry
-    with torch.enable_grad():
-        vjp = torch.func.vjp(lambda *ys: tuple(pure(t, ys, held)), *ys)[1]
-    found = flat(vjp(leaves_of(along.expand(*t.shape, -1), ys)), batch)
-    compare((entries * lines).sum(-2), found)
-    pure.programs["checked", band] = True
 
 
 def _factors(band: Tensor, lower: int, upper: int) -> tuple[Tensor, Tensor]:

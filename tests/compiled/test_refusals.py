@@ -31,9 +31,8 @@ def solve(f: Any = SWING, y0: Any = Y0, **settings: Any) -> Any:
         ({"y0": Y0 * 1j, "f": lambda t, y: 1j * y}, "complex"),
         ({"on_step": lambda t, y: None}, "on_step"),
         ({"norm": lambda y: y.abs().max() if y[0] > 0 else y.abs().sum()}, "norm"),
-        ({"y0": torch.ones(0), "f": lambda t, y: -y}, "without numbers"),
     ],
-    ids=["bdf", "converged", "complex", "on_step", "norm", "empty"],
+    ids=["bdf", "converged", "complex", "on_step", "norm"],
 )
 def test_settings(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(NotCompilable, match=f"runner='compiled' does not go with.*{named}"):

@@ -243,3 +243,23 @@ def test_a_tuple_in_the_drop_in() -> None:
         out = torchivp.odeint(f, y0, TIMES, method="bosh3", rtol=1e-5, options={"runner": runner})
         found.append([*out, *torch.autograd.grad(sum((x * x).sum() for x in out), [*y0, *SWING.parameters()])])
     torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"batch_dims": 1}, {"batch_dims": 1, "compact": True}], ids=["one", "rows", "fewer"]
+)
+@pytest.mark.parametrize("method", ["tsit5", "trbdf2"])
+def test_a_state_without_numbers(method: str, settings: dict[str, Any]) -> None:
+    shape = (0, 3) if not settings else (3, 0)
+    eager, compiled = both(lambda t, y: -y, torch.ones(shape), TIMES, method=method, **settings)
+    assert_same(eager, compiled)
+
+
+@pytest.mark.parametrize("gradient", ["discrete", "adjoint", "interpolated"])
+def test_the_gradient_of_a_state_without_numbers(gradient: str) -> None:
+    net = torch.nn.Linear(3, 3)
+    f = lambda t, y: net(y)
+    sol = torchivp.solve(f, torch.ones(0, 3), (0.0, 1.0), gradient=gradient, method="bosh3", runner="compiled")
+    sol.y.sum().backward()
+    assert net.weight.grad is not None
+    assert not net.weight.grad.any()

@@ -133,7 +133,7 @@ def steps(
         others: ``f`` may use other tensors that require a gradient, which is not wanted.
         totals: where the parameters' integrals are added up, by Gauss quadrature; rows are of the adjoint alone then.
     """
-    if not suits(plan):
+    if not (suits(plan) and forward.layout.size):
         return None
     table = () if stored is None else table_of(stored)
     if table is None:

@@ -14,6 +14,7 @@ from ...per_sample.problem import RowsProblem
 from ...per_sample.trajectory import RowTrajectory
 from ...plan import Plan
 from ...trajectory import Tape
+from .. import rows as plain
 from ..eager import UNKNOWN, KnownSlope, Run
 from ..rows import caught, finished
 from .march import COMPILED
@@ -29,6 +30,8 @@ def run(
 ) -> Run:
     """What ``rows.run_compacted`` does: whenever half of the rows are done the others go on by themselves, in the same program
     for all sizes of a batch."""
+    if not problem.layout.size:  # no numbers, nothing to compile
+        return plain.run_compacted(problem, plan, new_tape=new_tape, known=known)
     refuse_tape(new_tape)
     check_rows_alone(problem)
     out = begun(problem, plan, known, COMPILED)

@@ -23,6 +23,7 @@ from ...progress import watched
 from ...solution import Status
 from ...span import RowSpan, spread
 from ...trajectory import Start, Tape, TapeEntry
+from .. import rows as plain
 from ..eager import UNKNOWN, KnownSlope, Run
 from ..rows import caught, finished, first_outputs, keep
 from .counting import count, count_systems, evaluations, looked_into, not_counted, slope_at_end
@@ -75,6 +76,8 @@ def run(
     kind: Kind = COMPILED,
 ) -> Run:
     """What ``rows.run`` does, in compiled calls of many steps."""
+    if not problem.layout.size:  # no numbers, nothing to compile
+        return plain.run(problem, plan, new_tape=new_tape, known=known)
     out = begun(problem, plan, known, kind)
     out.tape = None if new_tape is None else new_tape()
     step_by_step = out.tape is not None or bool(plan.events) or plan.dense

@@ -203,7 +203,7 @@ def steps(
         stops: times of the rows where the solve stops, because the state is changed there, ``[B, K]``.
         stored: the solution, which is not solved again then: rows are of the adjoint alone.
     """
-    if not suits(plan):
+    if not (suits(plan) and forward.layout.size):
         return None
     rows, width, along = forward.layout.rows, forward.layout.width, stored is not None
     y = problem.y0.view(rows, -1)[:, :width].reshape(1, -1)  # the state, or the adjoint

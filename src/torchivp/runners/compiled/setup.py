@@ -83,7 +83,6 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         is not None
         and (routines("float64") is None or problem.layout.device.type != "cpu" or name == "cuda_graph"),
         "a complex state": problem.layout.dtype.is_complex,
-        "a state without numbers": not problem.layout.size,
         "on_step": plan.on_step is not None,
         "callbacks": plan.watch is not None,
         "{controller!r} (PID and FixedSteps do)": plan.controller.adaptive and not isinstance(plan.controller, PID),
@@ -283,7 +282,7 @@ def goes_back(problem: Problem, plan: Plan, undoes: bool) -> bool:
     solves = family_of(plan.method).back is not None
     by_times = problem.clock.times is not None
     moves = undoes or solves or bare(plan.method).weights_depend_on_times or asks_inside(plan)
-    return not (by_times and moves) and (solves or band_of(problem) is None)
+    return not (by_times and moves) and (solves or band_of(problem) is None) and problem.layout.size > 0
 
 
 def weights_of(problem: Problem, plan: Plan) -> Tensor:

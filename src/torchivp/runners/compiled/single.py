@@ -26,6 +26,7 @@ from ...saving import EveryStep, GivenTimes
 from ...solution import Status
 from ...span import OneSpan
 from ...trajectory import Start, Tape, TapeEntry
+from .. import eager
 from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_started, watch_for_events
 from .counting import count, count_systems, evaluations, looked_into, not_counted, slope_at_end
 from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, written
@@ -47,6 +48,8 @@ def run(
     kind: Kind = COMPILED,
 ) -> Run:
     """What ``eager.run`` does, in compiled calls of many steps."""
+    if not problem.layout.size:  # no numbers, nothing to compile
+        return eager.run(problem, plan, new_tape=new_tape, known=known)
     out = begun(problem, plan, known, kind)
     out.tape = None if new_tape is None else new_tape()
     step_by_step = out.tape is not None or bool(plan.events) or plan.one_by_one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -30,14 +30,23 @@ def without_autocast(function: Callable[P, T]) -> Callable[P, T]:
     return wrapper
 
 
+def as_now(autocast: Callable[[], AbstractContextManager[object]] | None) -> AbstractContextManager[object]:
+    """To enter what ``current_autocast`` gave."""
+    return nullcontext() if autocast is None else autocast()
+
+
+def is_on(device: torch.device) -> bool:
+    """Whether operations on this device are under autocast."""
+    return device.type in _DEVICES and torch.is_autocast_enabled(device.type)
+
+
 def current_autocast(device: torch.device) -> Callable[[], AbstractContextManager[object]] | None:
     """How to enter the caller's autocast again later; None where there is none."""
-    if device.type not in _DEVICES or not torch.is_autocast_enabled(device.type):
+    if not is_on(device):
         return None
     return functools.partial(torch.autocast, device.type, dtype=torch.get_autocast_dtype(device.type))
 
 
 def autocast_dtypes(device: torch.device) -> tuple[torch.dtype, ...]:
     """The dtype that the caller's autocast calculates in, if there is one."""
-    on = device.type in _DEVICES and torch.is_autocast_enabled(device.type)
-    return (torch.get_autocast_dtype(device.type),) if on else ()
+    return (torch.get_autocast_dtype(device.type),) if is_on(device) else ()

@@ -44,11 +44,6 @@ def test_transforms() -> None:
         torch.func.grad(lambda y: torchivp.solve(SWING, y, (0.0, 1.0), runner="compiled").y.sum())(Y0)
 
 
-def test_autocast() -> None:
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(NotCompilable, match="autocast"):
-        solve(y0=Y0.float(), f=lambda t, y: -y)
-
-
 class Norm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +73,7 @@ class Remembers(nn.Module):
         (lambda t, y: nn.functional.dropout(y, 0.5), Y0, "random numbers"),
         (Norm(), torch.ones(3, 2, dtype=torch64), "writes into its tensors"),
         (Remembers(), Y0, "writes into its tensors"),
-        (lambda t, y: -y.float(), torch.ones(2).double(), None),
+        (lambda t, y: -y.double(), torch.ones(2), None),
     ],
     ids=["branch", "item", "numpy", "rand", "dropout", "batch norm", "buffer", "dtype"],
 )

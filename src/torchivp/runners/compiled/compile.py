@@ -125,7 +125,8 @@ class Backend:
             from torch._inductor.decomposition import select_decomp_table
 
             known = {**select_decomp_table(), **VIEWS}
-            code: Any = compile_fx(graph, example, config_patches=self.patches, decompositions=known)
+            patches = {**self.patches, "emulate_precision_casts": in_half(graph)}
+            code: Any = compile_fx(graph, example, config_patches=patches, decompositions=known)
         self.compilations += 1
 
         def watched(*inputs: Any) -> Any:
@@ -140,6 +141,13 @@ class Backend:
         last: Seen = self.here.last
         del self.here.last
         return last
+
+
+def in_half(graph: torch.fx.GraphModule) -> bool:
+    """Whether something is computed in half precision, in which plain PyTorch rounds after every operation."""
+    inner = (module for module in graph.modules() if isinstance(module, torch.fx.GraphModule))
+    values = (node.meta.get("example_value") for module in inner for node in module.graph.nodes)
+    return any(isinstance(x, torch.Tensor) and x.dtype in (torch.bfloat16, torch.float16) for x in values)
 
 
 def copied(view: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

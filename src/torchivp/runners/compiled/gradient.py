@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...autocast import without_autocast
 from ...errors import GradientError
 from ...problem import Problem
 from .backward import Adjoint, Backward, Given, make_backward, nothing_behind
@@ -47,6 +48,7 @@ class Outcome:
         """Values, end, starts and slopes with their gradient."""
         return Solved.apply(self, self.problem.y0, *self.times, *(self.held[i] for i in self.wanted))
 
+    @without_autocast
     def backward(
         self, at_values: Tensor, at_end: Tensor, at_y0: Tensor, at_k: Tensor, held: Sequence[Tensor]
     ) -> list[Tensor]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...autocast import as_now
 from ...errors import NotCompilable
 from ...field import Field
 from ...per_sample.loop import RUNNING
@@ -186,7 +187,8 @@ def look_at(field: Field, t: Any, y: Tensor, name: str) -> Seen:
         state = layout.unravel(y.detach())
         f = uncounted(field.f)
         try:
-            seen = tracer_of(f)(f, time_there, state, field.args)
+            with as_now(field.autocast):
+                seen = tracer_of(f)(f, time_there, state, field.args, layout.dtypes)
         except Exception as error:
             raise not_compiled(error) from error
     for k, shape, dtype in zip(seen.slopes, layout.shapes, layout.dtypes):

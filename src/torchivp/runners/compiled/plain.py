@@ -1,5 +1,5 @@
-"""What dynamo traced, as a graph of plain operations: without modes of autograd and without transforms of ``torch.func``, which
-a loop cannot hold."""
+"""What dynamo traced, as a graph of plain operations: without modes of autograd, without transforms of ``torch.func`` and without
+autocast, which a loop cannot hold."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch.fx.experimental.proxy_tensor import make_fx
 
 
-def made_plain(graph: fx.GraphModule) -> fx.GraphModule:
+def made_plain(graph: fx.GraphModule, casts: bool = False) -> fx.GraphModule:
     """The same function.
 
     Args:
         graph: as dynamo traced it where gradients are recorded; its nodes know examples of their values.
+        casts: it is under autocast, whose casts become operations of its own.
     """
     without_modes(graph)
-    return carried_out(graph) if any(map(_transforms, graph.graph.nodes)) else graph
+    return carried_out(graph) if casts or any(map(_transforms, graph.graph.nodes)) else graph
 
 
 def without_modes(graph: fx.GraphModule) -> None:
@@ -51,4 +52,7 @@ def carried_out(graph: fx.GraphModule) -> fx.GraphModule:
 
 def _transforms(node: fx.Node) -> bool:
     where = str(getattr(node.target, "__module__", None))
-    return node.op == "call_function" and where.startswith(("torch._functorch", "torch._C._functorch"))
+    return node.op == "call_function" and where.startswith(_CARRIED_OUT)
+
+
+_CARRIED_OUT = ("torch._functorch", "torch._C._functorch", "torch.amp")

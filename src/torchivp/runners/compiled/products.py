@@ -16,6 +16,8 @@ _FEW, _ROWS = 4_096, 4  # entries of a matrix, and rows before it: below, callin
 
 def is_small(x: Tensor, matrix: Tensor, terms: int) -> bool:
     """Whether ``x`` times the matrix is better written out."""
+    if x.dtype.itemsize < 4:  # a library adds up in more digits
+        return False
     if terms <= _SHORT:
         return True
     return matrix.numel() <= _FEW and x.numel() <= _ROWS * terms
@@ -38,7 +40,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def added_product(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``bias + a @ b``."""
-    return bias + product(a, b)
+    return bias + product(a, b) if is_small(a, b, b.shape[0]) else torch.addmm(bias, a, b)
 
 
 _REPLACED: dict[Any, Callable[..., Tensor]] = {

@@ -8,13 +8,14 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
+from itertools import count, zip_longest
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from ..._types import PyTree
+from ...autocast import is_on, without_autocast
 from ...errors import NotCompilable
 from ...partitioned import TwoParts
 from ...randomness import RandomState
@@ -25,6 +26,7 @@ from .plain import made_plain
 from .products import as_sums
 
 Codes = dict[Any, int]
+Raised = tuple[torch.dtype | None, ...]
 
 
 class Pure:
@@ -102,7 +104,7 @@ class Tracer:
         self.codes: Codes = {}
         self.known: dict[tuple[str, tuple[Place, ...], tuple[Place, ...]], Pure] = {}
         self.graphs: list[fx.GraphModule] = []
-        self.parts: dict[tuple[int, tuple[Place, ...]], Part] = {}
+        self.parts: dict[tuple[int, tuple[Place, ...], Raised], Part] = {}
         self.last: tuple[int, Sequence[Any], Sequence[Any]] = (0, (), ())
         self.traces = _TRACES
         self.quiet: set[int] = set()
@@ -117,13 +119,13 @@ class Tracer:
 
     def _backend(self, graph: fx.GraphModule, example: list[Any]) -> Callable[..., Any]:
         self.traces += 1
-        number, graph = len(self.graphs), made_plain(graph)
+        number, graph = len(self.graphs), made_plain(graph, is_on(self.device))
         self.graphs.append(graph)
 
         def run(*inputs: Any) -> Any:
             before = versions(inputs)
             with self.draws_nothing(number), torch.no_grad():
-                out = graph.forward(*inputs)
+                out = without_autocast(graph.forward)(*inputs)
             if versions(inputs) != before:
                 raise NotCompilable(
                     "runner='compiled' cannot compile an f that writes into its tensors (running statistics in training mode, "
@@ -152,8 +154,14 @@ class Tracer:
             )
         self.quiet.add(number)
 
-    def __call__(self, f: Callable[..., Any], t: Tensor, y: PyTree, args: tuple[PyTree, ...]) -> Seen:
-        """Evaluate ``f`` once, and say what it is."""
+    def __call__(
+        self, f: Callable[..., Any], t: Tensor, y: PyTree, args: tuple[PyTree, ...], dtypes: Sequence[torch.dtype] = ()
+    ) -> Seen:
+        """Evaluate ``f`` once, and say what it is.
+
+        Args:
+            dtypes: of the slopes; those with fewer digits are made so.
+        """
         ys = flatten(y)[0]
         self.last, self.device = (-1, (), ()), t.device
         with tracing(), torch.enable_grad():
@@ -164,9 +172,11 @@ class Tracer:
         if number < 0:  # f computes nothing
             self.graphs.append(fx.symbolic_trace(_nothing))
             number = len(self.graphs) - 1
-        part = self.parts.get((number, results))
+        raised = tuple(raising(x, dtype) for x, dtype in zip(slopes, dtypes))
+        slopes = [x if dtype is None else x.to(dtype) for x, dtype in zip_longest(slopes, raised)]
+        part = self.parts.get((number, results, raised))
         if part is None:
-            part = self.parts[number, results] = part_of(self.graphs[number], results)
+            part = self.parts[number, results, raised] = part_of(self.graphs[number], results, raised)
         arguments = tuple(self._argument(number, n, inputs[n], t, ys, held) for n in part.inputs)
         self.last = (-1, (), ())  # holds no tensors of the user's
         key = (part.text, arguments, part.results)
@@ -219,12 +229,20 @@ class Part(NamedTuple):
     text: str
 
 
-def part_of(graph: fx.GraphModule, results: Sequence[Place]) -> Part:
-    """What of the graph these results depend on."""
+def part_of(graph: fx.GraphModule, results: Sequence[Place], raised: Raised = ()) -> Part:
+    """What of the graph these results depend on.
+
+    Args:
+        raised: dtypes that results are brought to.
+    """
     part = fx.GraphModule(graph, copy.deepcopy(graph.graph))
     wanted = sorted({place.i for place in results if place.kind == "out"})
     (end,) = (node for node in part.graph.nodes if node.op == "output")
-    outputs: Any = end.args[0]
+    outputs: Any = list(end.args[0])
+    for place, dtype in zip(results, raised):
+        if place.kind == "out" and dtype is not None:
+            with part.graph.inserting_before(end):
+                outputs[place.i] = part.graph.call_method("to", (outputs[place.i], dtype))
     end.args = (tuple(outputs[i] for i in wanted),)
     part.graph.eliminate_dead_code(is_impure_node=_has_effects)
     spell_out_transposes(part.graph)
@@ -240,6 +258,12 @@ def part_of(graph: fx.GraphModule, results: Sequence[Place]) -> Part:
         text += f"{id(graph)}"  # it holds constants that the text does not show
     places_now = tuple(Place("out", wanted.index(p.i)) if p.kind == "out" else p for p in results)
     return Part(part, inputs, places_now, text)
+
+
+def raising(x: Any, dtype: torch.dtype) -> torch.dtype | None:
+    """The dtype that a slope has to be brought to, as plain PyTorch does; None: it need not, or must not."""
+    fewer = isinstance(x, Tensor) and x.dtype != dtype and torch.promote_types(x.dtype, dtype) == dtype
+    return dtype if fewer else None
 
 
 def spell_out_transposes(graph: fx.Graph) -> None:

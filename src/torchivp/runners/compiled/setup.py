@@ -89,7 +89,6 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         "an open end of the interval": not all_finite(plan.limits.end),
         "torch.func transforms and forward mode": recorded(),
         "random numbers in f": problem.field.draws,
-        "autocast": problem.field.autocast is not None,
     }
     for reason, there in reasons.items():
         if there:

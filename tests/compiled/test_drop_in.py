@@ -45,6 +45,18 @@ def test_fixed_steps(method: str, options: dict[str, Any]) -> None:
     torch.testing.assert_close(compiled, eager, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("options", [{"interp": "linear"}, {"perturb": True}], ids=["linear", "perturb"])
+@pytest.mark.parametrize("method", ["rk4", "explicit_adams"])
+@pytest.mark.usefixtures("python_loops")
+def test_the_gradient_of_times(method: str, options: dict[str, Any]) -> None:
+    found = []
+    for runner in RUNNERS:
+        t = T.clone().requires_grad_()
+        y = odeint(SWING, Y0, t, method=method, options={"step_size": 0.1, "runner": runner, **options})
+        found.append(torch.autograd.grad((y * torch.linspace(0.5, 1.5, 12, dtype=torch64).view_as(y)).sum(), t)[0])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize("t", [T, -T], ids=["forwards", "backwards"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.usefixtures("python_loops")

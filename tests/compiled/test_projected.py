@@ -123,6 +123,14 @@ class TestWithoutCompiling:
         f.onto = OnASphere()
         assert_same_gradient(f, Y0, method=Projected(base, f.onto), rtol=1e-4, atol=1e-5, dt=0.1)
 
+    def test_the_gradient_of_times(self) -> None:
+        found = []
+        for runner in ("eager", "compiled"):
+            t = T.clone().requires_grad_()
+            y = torchivp.solve(Turning(), Y0, t, method=Projected("bosh3", Sphere()), rtol=1e-4, runner=runner).y
+            found.append(torch.autograd.grad((y * torch.linspace(0.5, 1.5, 18, dtype=torch64).view_as(y)).sum(), t)[0])
+        torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-10)
+
     def test_rkn4(self) -> None:
         onto = Projected("rkn4", lambda s: tuple(normalize(x, dim=-1) for x in s))
         assert_same(*both(SecondOrder(lambda t, x: -x), CIRCLE, T, method=onto, dt=0.1))

@@ -74,6 +74,11 @@ class Around:
     def fsal(self) -> bool:
         return bool(self.at_end)
 
+    @property
+    def shown(self) -> int | None:
+        """How many slopes the interpolant is made of; None: all."""
+        return getattr(self.base, "shown", None) if self.manner.looks_inside else 1
+
     def _behind(self, weights: Row | None) -> Row | None:
         return None if weights is None else (*[0] * self.manner.line, *weights)
 

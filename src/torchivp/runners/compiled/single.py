@@ -339,7 +339,8 @@ class StepByStep:
 
     def take(self, part: Part) -> None:
         state, plan, new = self.out.state, self.plan, written(self.loop, part)
-        weights = weights_of(self.problem, plan)
+        shown = getattr(self.loop.form.tableau, "shown", None)
+        weights = weights_of(self.problem, plan)[:, :shown]
         self.looked = []
         entries: list[TapeEntry] = []
         state.history, state.ready = ((), False) if part.restarts else self.following
@@ -353,7 +354,7 @@ class StepByStep:
             span = OneSpan(t, t1, plan.limits._last(t1), plan.limits._first(t), t1 - t)
             taken = kind(
                 self.problem, plan, span, self.problem.timed(span), y0, state.history, state.ready,
-                Step(y1, k, weights, None, ()), plan.method, looked_into=kind is TakenStep,
+                Step(y1, k[:shown], weights, None, ()), plan.method, looked_into=kind is TakenStep,
             )  # fmt: skip
             state.t, state.y, state.dt = t1, y1, t1 - t
             state.attempted, state.accepted = before + tries, state.accepted + 1

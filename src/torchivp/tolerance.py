@@ -103,9 +103,10 @@ class Tolerance:
         """
         if torch.is_grad_enabled():
             error, y0, y1 = error.detach(), y0.detach(), y1.detach()
-        return as_float(self._ratio(error, y0, y1, lower))
+        return as_float(self.ratio_of(error, y0, y1, lower))
 
-    def _ratio(self, error: Rows, y0: Rows, y1: Rows, lower: Rows | None) -> Any:
+    def ratio_of(self, error: Rows, y0: Rows, y1: Rows, lower: Rows | None = None) -> Any:
+        """The same as a tensor, without a look at the device."""
         scale = self.scale(y0, y1)
         error = torch.add(error, y1, alpha=0)  # inf * 0 is nan: an infinite y1 would hide behind its own scale
         ratio = self.norm(error / scale)

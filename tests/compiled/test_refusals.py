@@ -13,7 +13,6 @@ from torch import Tensor, nn
 import torchivp
 from compiled.pairs import SWING, Y0, torch64
 from torchivp import NotCompilable, odeint
-from torchivp.methods import ImplicitAdams
 
 pytestmark = pytest.mark.compiled
 
@@ -27,12 +26,11 @@ def solve(f: Any = SWING, y0: Any = Y0, **settings: Any) -> Any:
     ("settings", "named"),
     [
         ({"method": "bdf"}, "explicit and diagonally implicit Runge-Kutta"),
-        ({"method": ImplicitAdams(4, converged=lambda old, new, i: True)}, "converged"),
         ({"y0": Y0 * 1j, "f": lambda t, y: 1j * y}, "complex"),
         ({"on_step": lambda t, y: None}, "on_step"),
         ({"norm": lambda y: y.abs().max() if y[0] > 0 else y.abs().sum()}, "norm"),
     ],
-    ids=["bdf", "converged", "complex", "on_step", "norm"],
+    ids=["bdf", "complex", "on_step", "norm"],
 )
 def test_settings(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(NotCompilable, match=f"runner='compiled' does not go with.*{named}"):
@@ -109,7 +107,6 @@ class TestDropIn:
     @pytest.mark.parametrize(
         ("method", "options", "named"),
         [
-            ("implicit_adams", {}, "converged"),
             ("dopri5", {"norm": lambda y: y.abs().mean().item()}, "norm"),
             ("scipy_solver", {}, "takes its steps itself"),
         ],

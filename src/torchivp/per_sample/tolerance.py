@@ -34,7 +34,7 @@ class RowTolerance(Tolerance):
     def ratio(self, error: Rows, y0: Rows, y1: Rows, lower: Rows | None = None) -> Tensor:  # type: ignore[override]
         """Error over tolerance of every row ``[B]``; nan where ``y1`` overflowed. Stays on the device."""
         error, y0, y1 = error.detach(), y0.detach(), y1.detach()  # forward mode reaches into no_grad
-        return self._ratio(error, y0, y1, lower).to(torch.float64)
+        return self.ratio_of(error, y0, y1, lower).to(torch.float64)
 
 
 def of_rows(rows: int, couple: bool, norm: object = "rms") -> RowNorm:

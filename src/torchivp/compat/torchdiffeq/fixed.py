@@ -329,7 +329,16 @@ class Convergence:
 
     def __call__(self, old: Tensor, new: Tensor, i: int) -> bool:
         done = self.tolerance.ratio((new - old).detach(), old.detach(), new.detach()) < 1
-        if not done and i + 1 == self.max_iters and not self.warned:
+        if not done and i + 1 == self.max_iters:
+            self.missed()
+        return done
+
+    def as_tensor(self, old: Tensor, new: Tensor, i: int) -> Tensor:
+        """The same without a look at the device, and without a warning."""
+        return self.tolerance.ratio_of((new - old).detach(), old.detach(), new.detach()) < 1
+
+    def missed(self) -> None:
+        """Some corrections did not suffice."""
+        if not self.warned:
             self.warned = True
             warnings.warn("Functional iteration did not converge. Solution may be incorrect.", stacklevel=2)
-        return done

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ...methods.adams import ExplicitAdams, ImplicitAdams
 from ...methods.tableau import Tableau, hermite
+from .converging import Converged
 from .explicit import advanced, explicit_stages
 from .pure import Pure
-from .step import Fixed, Form, Opening, Stages, State, slope_at_end, slopes
+from .step import MISSED, Fixed, Form, Opening, Stages, State, slope_at_end, slopes
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Formula:
         corrections: evaluations at the end of the step; 0: it is explicit.
         powers: of the polynomial that a step leaves.
         starter: takes the first steps.
+        converged: says when to stop correcting; None: nobody does.
     """
 
     past: int
     corrections: int
     powers: int
     starter: Tableau
+    converged: Converged | None = None
 
     b_err = None
 
@@ -108,13 +111,24 @@ def adams_stages(
     known, y1 = lines, end(weights, lines)
     if formula.corrections:
         weights = integrals(torch.cat((torch.ones_like(nodes[:1]), nodes)), formula.past + 1)
-    for _ in range(formula.corrections):
+    done, asked = None, None
+    for i in range(formula.corrections):
         newest = slopes(form, pure, fixed, held, t1, y1)
-        lines = [torch.cat((k.unsqueeze(0), x)) for k, x in zip(newest, known)]
-        y1 = end(weights, lines)
+        better = [torch.cat((k.unsqueeze(0), x)) for k, x in zip(newest, known)]
+        old, y1 = y1, end(weights, better)
+        if done is not None:  # a correction too many, which costs less than a loop inside of the loop
+            y1 = tuple(torch.where(done, x, y) for x, y in zip(old, y1))
+            better = [torch.where(done, x, y) for x, y in zip(lines, better)]
+        lines = better
+        if formula.converged is not None:
+            last = formula.converged(old, y1, i, held)
+            asked = torch.ones_like(last, dtype=torch.int64) if done is None or asked is None else asked + ~done
+            done = last if done is None else done | last
+    if done is not None and asked is not None:
+        asked = (asked + MISSED * ~done) * (h > 0)
     weights = torch.nn.functional.pad(weights, (0, 0, 0, formula.powers - len(weights)))
     found = by_power([mixed(weights, x) for x in lines])
-    return Stages([ks, *found], y1, past=moved_on(past, ks, t1 - h))
+    return Stages([ks, *found], y1, asked=asked, past=moved_on(past, ks, t1 - h))
 
 
 def integrals(nodes: Tensor, count: int) -> Tensor:

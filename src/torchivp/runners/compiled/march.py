@@ -17,6 +17,7 @@ from ...plan import Plan
 from ...problem import Problem
 from .columns import Leaves
 from .compile import not_compiled, program_of
+from .converging import convergence_of
 from .counting import count
 from .jacobians import Whole, jacobian_of, look_into
 from .landings import Landings
@@ -26,7 +27,7 @@ from .program import Program, Record, make_program, new_record
 from .projected import with_projection
 from .pure import Pure, Seen, tracer_of, uncounted
 from .setup import TINY, bare, family_of, form_of, slots_for
-from .step import Carry, Fixed, Form
+from .step import MISSED, Carry, Fixed, Form
 
 _FIRST, _SECONDS = 2_000, 0.25  # attempts in the first call; how long the others should take
 _LEAST = 8  # attempts in any call: two evaluations more, of which only the first call has use, are then little
@@ -77,7 +78,7 @@ class Part(NamedTuple):
 
 
 class Loop:
-    """A compiled loop.
+    """A compiled loop; ``missed``: some corrections did not suffice.
 
     Args:
         field: counts the evaluations of ``f``; ``kind``: how the loop runs; ``form``: what it is made for.
@@ -99,7 +100,7 @@ class Loop:
         self.leaves, self.weights, self.tables = leaves, weights, tables
         self.held = [x.detach() if x.requires_grad else x for x in seen.held]
         self.program = kind.program_for(form, seen.pure)
-        self.attempts = _FIRST
+        self.attempts, self.missed = _FIRST, False
 
     def march(self, carry: Carry, fixed: Fixed, restarts: bool = True, asks: int = 0) -> Iterator[Part]:
         """Call after call, until no row is running.
@@ -124,7 +125,8 @@ class Loop:
             opened = lines_known(carry, self.form) - lines_known(start, self.form)
             _, tries, steps, _, _, asked = carry.totals.tolist()
             self.attempts = attempts_for(tries - before, time.perf_counter() - began)
-            count(self.field, asks * (tries > before) + asked - counted)
+            self.missed = asked >= MISSED
+            count(self.field, asks * (tries > before) + asked % MISSED - counted % MISSED)
             yield Part(record, fixed, carry, steps, restarts, opened)
             fresh, restarts, asks = 0, False, 0
             running = bool((carry.code == RUNNING).any())
@@ -155,12 +157,13 @@ def loop_for(
     onto, seen = with_projection(problem, plan, seen)
     method = bare(plan.method)
     how, seen = jacobian_of(problem, seen) if method.uses_jacobian else (Whole(), seen)
-    if kind.fuses and isinstance(norm, str) and onto is None and how == Whole():
+    converged, seen = convergence_of(problem, method, seen)
+    if kind.fuses and isinstance(norm, str) and onto is None and how == Whole() and converged is None:
         seen = seen._replace(pure=seen.pure.in_columns)
     leaves = Leaves(problem.layout, seen.pure.columns)
     form = form_of(
         problem, plan, leaves, slots=slots, slopes=slopes, looks_inside=looks_inside, norm=norm, onto=onto,
-        small=whole.layout.size <= TINY, jacobian=how,
+        small=whole.layout.size <= TINY, jacobian=how, converged=converged,
     )  # fmt: skip
     if method.uses_jacobian:
         t = problem.field.time(problem.t0).to(problem.layout.real_dtype)

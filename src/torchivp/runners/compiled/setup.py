@@ -37,6 +37,7 @@ from .adams import adams_stages, coefficients, formula_of, opening_of
 from .adams import tables_of as tables_of_adams
 from .around import CHORD, INSIDE, ONTO, Manner, around, just_inside
 from .columns import Leaves
+from .converging import Converged
 from .diagonal import diagonal_back, diagonal_stages, parts_of, tableau_of, tables_of
 from .explicit import explicit_stages
 from .geometric import NYSTROEM, composition_of, nystroem_stages, splitting_stages, splitting_undone
@@ -70,7 +71,6 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         "{method!r}, which iterates": name == "cuda_graph" and isinstance(method, DiagonalRungeKutta),
         "{method!r}, which begins with other steps": name == "cuda_graph"
         and isinstance(method, ExplicitAdams | ImplicitAdams),
-        "converged=, which looks at numbers": getattr(method, "converged", None) is not None,
         "a Split field": isinstance(method, DiagonalRungeKutta)
         and method.companion is not None
         and isinstance(problem.field.f, Split),
@@ -129,7 +129,7 @@ _ADAMS = Family(
     tableau=formula_of,
     weights=lambda method, dtype, device: coefficients(formula_of(method), dtype, device),
     tables=tables_of_adams,
-    asks=lambda formula: formula.corrections,
+    asks=lambda formula: formula.corrections if formula.converged is None else 0,
     past=lambda formula: formula.past - 1,
     opening=opening_of,
 )
@@ -222,10 +222,12 @@ def form_of(
     small: bool = False,
     onto: Onto | None = None,
     jacobian: Whole | None = None,
+    converged: Converged | None = None,
 ) -> Form:
     layout, family, method = problem.layout, family_of(plan.method), bare(plan.method)
     by_rows = isinstance(problem, RowsProblem)
     tableau = family.tableau(method)
+    tableau = tableau if converged is None else replace(tableau, converged=converged)
     form = Form(
         stages=family.stages,
         tableau=tableau,

@@ -33,7 +33,7 @@ from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gr
 from .outputs import Found, ends_of, polynomials, values_at
 from .past import carries, handed_on, history_at
 from .path import Path, Pieces
-from .setup import carry_of, check, fixed_of, goes_back, slopes_for, weights_of
+from .setup import bare, carry_of, check, fixed_of, goes_back, slopes_for, weights_of
 from .step import ALL, Carry, at_end
 from .times import timed
 from .undone import StartCheck, attach
@@ -144,6 +144,9 @@ def follow(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, 
 
     for _ in watched(parts(), problem, plan, state):
         pass
+    if loop.missed:
+        warn = getattr(getattr(bare(plan.method), "converged", None), "missed", lambda: None)
+        warn()
 
 
 def march(loop: Loop, problem: Problem, plan: Plan, state: LoopState) -> Iterator[Part]:

@@ -40,7 +40,7 @@ class Stages(NamedTuple):
         end: the state at the end.
         error: its estimate; None: the tableau says how to weigh the slopes.
         solved: the rows ``[*batch]`` whose equations were solved; None: there are none.
-        asked: evaluations of ``f`` that nobody could foresee, 0-d, and ``MISSED`` where they did not suffice; None: there are none.
+        asked: evaluations of ``f`` nobody could foresee, 0-d, and ``MISSED`` where they did not suffice; None: there are none.
         slope: what the next step begins with; None: the slope at the end.
         past: as in ``Carry``, of the next step.
     """

@@ -132,8 +132,8 @@ class TapeEntry(NamedTuple):
 class StepsAgain(Protocol):
     """Takes accepted steps again, in either direction, without a graph."""
 
-    def take(self, entry: TapeEntry, start: Start) -> Step:
-        """The step from its start."""
+    def onwards(self, entry: TapeEntry, start: Start, following: TapeEntry) -> Start:
+        """The start of the following step from that of this one."""
 
     def undo(self, entry: TapeEntry, end: Start) -> Start:
         """Its start from its end; of reversible methods."""
@@ -163,6 +163,17 @@ class Tape(ABC):
     @abstractmethod
     def rewind(self, again: StepsAgain) -> Iterator[tuple[TapeEntry, Start]]:
         """The steps with their starts, last first."""
+
+
+class Series(NamedTuple):
+    """How to keep fewer starts than steps where many steps are taken at once.
+
+    Attributes:
+        steps: so many are taken again at once; ``tape``: makes the tape that keeps starts of such series.
+    """
+
+    steps: int
+    tape: Callable[[], Tape]
 
 
 def carried(step: Step, entry: TapeEntry) -> History:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from ..trajectory import Start, StepsAgain, Tape, TapeEntry, carried
+from ..trajectory import Series, Start, StepsAgain, Tape, TapeEntry
+
+_SERIES = 32  # a call of a compiled loop costs about as much as so many small steps
 
 
 class Checkpoints(Tape):
@@ -59,8 +61,7 @@ class Checkpoints(Tape):
     def _forward(self, number: int, goal: int, start: Start, again: StepsAgain) -> Start:
         """The start of step ``goal`` from that of step ``number``."""
         for entry, following in pairwise(self.entries[number : goal + 1]):
-            step = again.take(entry, start)
-            start = Start(step.y1, carried(step, following))
+            start = again.onwards(entry, start, following)
         return start
 
 
@@ -90,3 +91,18 @@ def square_root() -> Checkpoints:
 def at_most(number: int) -> Checkpoints:
     """Never more than ``number`` starts: half of them are placed on the way, the others move about on the way back."""
     return Checkpoints(most=lambda stride: (number + 1) // 2, at_once=number)
+
+
+def series_every(stride: int) -> Series:
+    """The start of every ``stride``-th step, for who takes many steps at once."""
+    return Series(stride, Checkpoints)
+
+
+def series_square_root() -> Series:
+    return Series(_SERIES, square_root)
+
+
+def series_at_most(number: int) -> Series:
+    """Half of the starts are those of a series of steps, the others those of all series."""
+    steps = max(1, number // 2)
+    return Series(steps, lambda: at_most(max(1, number - steps)))

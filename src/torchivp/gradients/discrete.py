@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..plan import Plan
 from ..problem import Problem
 from ..runners.eager import Run
-from ..trajectory import Tape
+from ..trajectory import Series, Tape
 from . import checkpoints, replay
 from .base import Gradient, nothing_to_do
 
@@ -51,8 +51,8 @@ class Discrete(Gradient):
             )
 
     def integrate(self, problem: Problem, plan: Plan) -> Run:
-        if plan.with_gradient is not None and self == Discrete() and not nothing_to_do():
-            out = plan.with_gradient(problem, plan)
+        if plan.with_gradient is not None and not nothing_to_do():
+            out = plan.with_gradient(problem, plan, series=self.series())
             if out is not None:
                 return out
         return replay.integrate(problem, plan, self.new_tape())
@@ -66,3 +66,11 @@ class Discrete(Gradient):
             stride = self.every
             return lambda: checkpoints.every(stride)
         return checkpoints.square_root
+
+    def series(self) -> Series | None:
+        """What these settings ask of a runner that takes many steps at once; None: to keep all starts."""
+        if self.checkpoints is not None:
+            return checkpoints.series_at_most(self.checkpoints)
+        if isinstance(self.every, int):
+            return None if self.every == 1 else checkpoints.series_every(self.every)
+        return checkpoints.series_square_root()

@@ -255,6 +255,10 @@ class Again:
     def take(self, entry: TapeEntry, start: Start) -> Step:
         return take(self.field, self.clock, entry, start.y, start.history)
 
+    def onwards(self, entry: TapeEntry, start: Start, following: TapeEntry) -> Start:
+        step = self.take(entry, start)
+        return Start(step.y1, carried(step, following))
+
     @torch.no_grad()
     def undo(self, entry: TapeEntry, end: Start) -> Start:
         if entry.draws.stages is not None:

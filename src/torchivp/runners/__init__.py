@@ -18,7 +18,7 @@ class Runner(NamedTuple):
             ``compiled.rows_back.steps``), if the runner has a way of its own.
         with_gradient: ``with_gradient(problem, plan)`` runs it with the gradient of ``discrete``, if the runner has a way of its
             own; None, or an answer of None, leave that to ``gradients``. ``with_gradient(problem, plan, check_start)``: with that
-            of ``reversible`` (see ``compiled.undone``).
+            of ``reversible`` (see ``compiled.undone``); ``with_gradient(..., series=...)``: with fewer starts than steps.
     """
 
     run: Callable[..., Any]

@@ -100,10 +100,8 @@ class Auto:
             habit_of(problem).note(out, again)
         return out
 
-    def with_gradient(
-        self, problem: Problem, plan: Plan, check_start: Callable[..., object] | None = None
-    ) -> Run | None:
-        return self.attempt(problem, plan, lambda: self.gradient(problem, plan, check_start))
+    def with_gradient(self, problem: Problem, plan: Plan, *how: Any, **settings: Any) -> Run | None:
+        return self.attempt(problem, plan, lambda: self.gradient(problem, plan, *how, **settings))
 
     def attempt(self, problem: Problem, plan: Plan, solve: Callable[[], Run | None]) -> Run | None:
         """The compiled solve; None if it is not worth its compilation yet, or cannot be."""

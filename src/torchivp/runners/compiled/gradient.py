@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -60,17 +60,21 @@ class Outcome:
         cotangents = at_values.split([0 if x is None else len(x.t) for x in path.found])
         lengths = [0 if p is None else len(p.slots) for p in path.pieces]
         at_pieces = list(zip(at_y0.split(lengths), at_k.split(lengths)))
-        for number in reversed(range(len(path.parts))):
+        for number, part in zip(reversed(range(len(path.parts))), self.rewound(held)):
             taken = self.asked(number, goes_on)
-            goes_on = not path.parts[number].restarts
+            goes_on = not part.restarts
             self.counters["replayed"] += taken
             count(self.problem.field, taken)
             pieces = path.pieces[number]
             if pieces is not None:
                 pieces = Pieces(pieces.slots, *at_pieces[number])
-            at, behind = self.through(number, cotangents[number], pieces, at, behind, held)
+            at, behind = self.through(number, part, cotangents[number], pieces, at, behind, held)
         by_times = (x[..., :-1].reshape(t.shape).to(t) for x, t in zip(behind.times, self.times))
         return [leaves.rows(behind.ys).reshape(1, -1), *by_times, *behind.held]
+
+    def rewound(self, held: Sequence[Tensor]) -> Iterator[Part]:
+        """The calls with what is to be known of them, last first."""
+        return reversed(self.path.parts)
 
     def asked(self, number: int, goes_on: bool) -> int:
         """Evaluations of ``f`` on the way back through a call.
@@ -83,27 +87,33 @@ class Outcome:
         return evaluations(self.loop.form, len(looked), looked, goes_on, part.opened) + part.restarts
 
     def through(
-        self, number: int, cotangent: Tensor, pieces: Pieces | None, at: Any, behind: Adjoint, held: Sequence[Tensor]
+        self,
+        number: int,
+        part: Part,
+        cotangent: Tensor,
+        pieces: Pieces | None,
+        at: Any,
+        behind: Adjoint,
+        held: Sequence[Tensor],
     ) -> tuple[Any, Adjoint]:
         """From behind one call of the loop to before it.
 
         Args:
-            number: of the call.
+            number: of the call ``part``.
             cotangent, pieces: derivatives by its outputs, and by the steps in it that somebody looks into.
             at: where the next call began, if the steps are undone; ``behind``: derivatives there.
         """
-        part = self.path.parts[number]
-        given, behind = self.given(number, cotangent, pieces, behind)
+        given, behind = self.given(number, part, cotangent, pieces, behind)
         return at, self.program()(self.way(part), behind, given, part.record, part.fixed, held, self.columns(part))
 
     def way(self, part: Part) -> Tensor:
         return torch.tensor([part.steps, part.restarts])
 
     def given(
-        self, number: int, cotangent: Tensor, pieces: Pieces | None, behind: Adjoint
+        self, number: int, part: Part, cotangent: Tensor, pieces: Pieces | None, behind: Adjoint
     ) -> tuple[Given | None, Adjoint]:
         """Derivatives by what the call wrote down, if there are any, and by its end."""
-        part, found = self.path.parts[number], self.path.found[number]
+        found = self.path.found[number]
         if (found is None or not len(found.t)) and pieces is None:
             return None, behind
         new = written(self.loop, part) if self.times else self.like(part)

@@ -84,6 +84,9 @@ class Loop:
         field: counts the evaluations of ``f``; ``kind``: how the loop runs; ``form``: what it is made for.
         seen: ``f`` as a pure function, with the tensors it holds; ``leaves``: the tensors of the state it takes.
         weights: the tensors that the norm holds; ``tables``: coefficients of the method that are data.
+
+    Attributes:
+        most: attempts in any call, if there is a limit.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Loop:
         self.held = [x.detach() if x.requires_grad else x for x in seen.held]
         self.program = kind.program_for(form, seen.pure)
         self.attempts, self.missed = _FIRST, False
+        self.most: int | None = None
 
     def march(self, carry: Carry, fixed: Fixed, restarts: bool = True, asks: int = 0) -> Iterator[Part]:
         """Call after call, until no row is running.
@@ -113,7 +117,7 @@ class Loop:
         fixed, running = fixed._replace(weights=self.weights, tables=self.tables), True
         landings = Landings(fixed.landings, self.form.unroll)
         while running:
-            until = tries + min(self.attempts, landings.attempts)
+            until = tries + min(self.attempts, landings.attempts, self.most or self.attempts)
             fixed = fixed._replace(landings=landings.ahead(carry.t))
             totals = torch.tensor([1, tries, 0, until, fresh, asked], device=carry.totals.device)
             start = carry._replace(totals=totals)

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from ...problem import Problem
-from ...trajectory import Piece, TapeEntry
+from ...trajectory import Piece, Series, TapeEntry
 from .march import Loop, Part, Written, up_to, written
 from .outputs import Found, ends_in
+from .program import Record
+from .step import Where
 
 
 class Pieces(NamedTuple):
@@ -31,16 +33,20 @@ class Path:
 
     Args:
         undoes: the backward pass computes the states where the steps begin, so that none of them are kept.
+        series: it takes the steps again, from the starts of calls of so many of them.
 
     Attributes:
+        kept: the starts of calls, where steps are taken again.
         parts: the calls; where steps are undone without states, but for those where a series of calls ended.
         found: the outputs in them; ``looked``: which of their steps were looked into; ``pieces``: those that somebody looks into
             later, if any.
         entries: the steps, where somebody looked at them one by one.
     """
 
-    def __init__(self, undoes: bool = False):
-        self.undoes = undoes
+    def __init__(self, undoes: bool = False, series: Series | None = None):
+        self.undoes, self.restarts = undoes, False
+        self.most = None if series is None else series.steps
+        self.kept: Any = None if series is None else series.tape()
         self.parts: list[Part] = []
         self.found: list[Found | None] = []
         self.looked: list[list[bool]] = []
@@ -48,6 +54,12 @@ class Path:
         self.entries: list[TapeEntry] = []
 
     def add(self, part: Part, found: Found | None, looked: list[bool], pieces: Pieces | None = None) -> None:
+        part = part._replace(restarts=part.restarts or self.restarts)
+        self.restarts = part.restarts and not part.steps  # nothing of a call without a step is kept
+        if not part.steps:
+            return
+        if self.kept is not None:
+            part = self.without_states(part)
         if self.undoes:
             part = part._replace(record=part.record.times)
             if not part.restarts:
@@ -90,3 +102,11 @@ class Path:
         pieces = [entry for entry in self.entries if entry.piece is not None]
         for entry, begins, slopes in zip(pieces, y0.flatten(1).split(1), k.flatten(2)):
             trajectory.pieces[entry.piece] = Piece(problem.timed(entry.span), begins, slopes, weights)
+
+    def without_states(self, part: Part) -> Part:
+        """The part with its times alone; where it began is kept as the tape says."""
+        record: Record = part.record
+        first = ((y[0] for y in record.ys), (k[0, 0] for k in record.ks), (x[0] for x in record.past))
+        self.kept.add(len(self.parts), Where(*(tuple(x.clone() for x in xs) for xs in first)), None)
+        accepted, tries, t, t1 = (x[: part.steps].clone() for x in record.times[:4])
+        return part._replace(record=Record(accepted, tries, t, t1, (), ()), end=None)

@@ -35,6 +35,11 @@ class Record(NamedTuple):
         self.tries.index_put_(at, tries.reshape(1))
         self.t.index_put_(at, taken.t.unsqueeze(0))
         self.t1.index_put_(at, taken.t1.unsqueeze(0))
+        self.write_states(slot, taken)
+
+    def write_states(self, slot: Tensor, taken: Taken) -> None:
+        """Those, the slopes and the past alone."""
+        at = (slot.reshape(1),)
         for i, y in enumerate(self.ys):
             y.index_put_(at, taken.ys[i].unsqueeze(0))
         for i, k in enumerate(self.ks):

@@ -22,10 +22,11 @@ from ...plan import Plan
 from ...progress import watched
 from ...solution import Status
 from ...span import RowSpan, spread
-from ...trajectory import Start, Tape, TapeEntry
+from ...trajectory import Series, Start, Tape, TapeEntry
 from .. import rows as plain
 from ..eager import UNKNOWN, KnownSlope, Run
 from ..rows import caught, finished, first_outputs, keep
+from .attached import attach
 from .counting import count, count_systems, evaluations, looked_into, not_counted, slope_at_end
 from .march import COMPILED, Kind, Loop, Part, loop_for, refuse_lost_gradient, written
 from .outputs import ends_of, values_at
@@ -33,7 +34,7 @@ from .past import carries, handed_on, history_at
 from .path import Path
 from .setup import carry_of, check, fixed_of, goes_back, slopes_for, weights_of
 from .step import ALL, MAX_STEPS, NONFINITE, SUCCESS, Carry
-from .undone import StartCheck, attach
+from .undone import StartCheck
 
 TAKEN = [CODES.index(s) for s in (Status.SUCCESS, Status.EVENT, Status.MAX_STEPS)]
 
@@ -86,11 +87,14 @@ def run(
     return finished(problem, plan, out, out.state)
 
 
-def with_gradient(problem: RowsProblem, plan: Plan, check_start: StartCheck | None = None) -> Run | None:
+def with_gradient(
+    problem: RowsProblem, plan: Plan, check_start: StartCheck | None = None, series: Series | None = None
+) -> Run | None:
     """The same with the gradient of ``discrete``, backwards in compiled calls, too; None if that cannot be.
 
     Args:
         check_start: the states are computed backwards, as ``reversible`` does it, and this looks at those that are known.
+        series: the steps are taken again, so many at a time.
     """
     if not goes_back(problem, plan, check_start is not None):
         return None
@@ -98,7 +102,7 @@ def with_gradient(problem: RowsProblem, plan: Plan, check_start: StartCheck | No
     with torch.no_grad():
         frozen: Any = problem.frozen()
         out = begun(frozen, plan, UNKNOWN, COMPILED)
-        path = Path(undoes=check_start is not None)
+        path = Path(check_start is not None, series)
         step_by_step = bool(plan.events) or plan.dense
         writer = StepByStep(frozen, plan, out, path) if step_by_step else AtOnce(frozen, plan, out, path)
         solve(frozen, plan, out, writer, COMPILED)
@@ -156,6 +160,7 @@ def go_on(
             looks_inside=writer.looks_inside,
             whole=whole,
         )
+        loop.most = None if writer.path is None else writer.path.most
         refuse_lost_gradient(problem, loop)
 
         def parts() -> Iterator[Part]:

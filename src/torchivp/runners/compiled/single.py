@@ -25,9 +25,10 @@ from ...progress import watched
 from ...saving import EveryStep, GivenTimes
 from ...solution import Status
 from ...span import OneSpan
-from ...trajectory import Start, Tape, TapeEntry
+from ...trajectory import Series, Start, Tape, TapeEntry
 from .. import eager
 from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_started, watch_for_events
+from .attached import attach
 from .counting import count, count_systems, evaluations, looked_into, not_counted, slope_at_end
 from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, written
 from .outputs import Found, ends_of, polynomials, values_at
@@ -36,7 +37,7 @@ from .path import Path, Pieces
 from .setup import bare, carry_of, check, fixed_of, goes_back, slopes_for, weights_of
 from .step import ALL, Carry, at_end
 from .times import timed
-from .undone import StartCheck, attach
+from .undone import StartCheck
 
 
 def run(
@@ -58,11 +59,14 @@ def run(
     return out
 
 
-def with_gradient(problem: Problem, plan: Plan, check_start: StartCheck | None = None) -> Run | None:
+def with_gradient(
+    problem: Problem, plan: Plan, check_start: StartCheck | None = None, series: Series | None = None
+) -> Run | None:
     """The same with the gradient of ``discrete``, backwards in compiled calls, too; None if that cannot be.
 
     Args:
         check_start: the states are computed backwards, as ``reversible`` does it, and this looks at those that are known.
+        series: the steps are taken again, so many at a time.
     """
     if not goes_back(problem, plan, check_start is not None) or (problem.resume is not None and problem.resume.history):
         return None
@@ -70,7 +74,7 @@ def with_gradient(problem: Problem, plan: Plan, check_start: StartCheck | None =
     with torch.no_grad():
         frozen = problem.frozen()
         out = begun(frozen, plan, UNKNOWN, COMPILED)
-        path = Path(undoes=check_start is not None)
+        path = Path(check_start is not None, series)
         writer = StepByStep(frozen, plan, out, path) if plan.events else AtOnce(frozen, plan, out, path)
         solve(frozen, plan, out, writer, COMPILED)
     attach(problem, writer, path, out, weights_of(problem, plan), check_start)
@@ -123,6 +127,7 @@ def follow(problem: Problem, plan: Plan, out: Run, writer: AtOnce | StepByStep, 
     writer.loop = loop = loop_for(
         problem, plan, kind, writes=writer.wanted, slopes=writer.slopes, looks_inside=writer.looks_inside
     )
+    loop.most = None if writer.path is None else writer.path.most
     refuse_lost_gradient(problem, loop)
 
     def parts() -> Iterator[Part]:

@@ -8,11 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from ...problem import Problem
-from ..eager import Run
 from .backward import Adjoint
 from .compile import program_of
 from .gradient import Outcome
-from .march import Loop
+from .march import Loop, Part
 from .path import Path, Pieces
 from .step import Where
 from .undo import UndoneBackward, make_undoing
@@ -20,36 +19,6 @@ from .undo import UndoneBackward, make_undoing
 StartCheck = Callable[[Tensor, Tensor, Tensor, str], object]
 """``check(computed, known, last, what)``: whether a state that was computed backwards is the known one, all ``[B, D]``; ``last``
 is that at the end of the solve, ``what`` the name of the computed one."""
-
-
-def attach(
-    problem: Problem, writer: Any, path: Path, out: Run, weights: Tensor, check_start: StartCheck | None = None
-) -> None:
-    """Put the gradient on what a solve left.
-
-    Args:
-        problem: with gradients.
-        writer: of its trajectory, which ``attach`` changes; ``path``: what it noted.
-        weights: of the interpolant.
-        check_start: the steps are undone, and this looks at where they begin.
-    """
-    end = out.state.y
-    if writer.loop is None:  # no step was taken
-        values, end, y0, k = end[:0], problem.y0, end[:0], end[:0].reshape(0, 0, 1)
-    else:
-        loop = writer.loop
-        outcome = (
-            Outcome(problem, loop, path, end, weights)
-            if check_start is None
-            else UndoneOutcome(problem, loop, path, end, weights, check_start)
-        )
-        outcome.counters = out.counters
-        if not (problem.y0.requires_grad or outcome.times or outcome.wanted):
-            return
-        values, end, y0, k = outcome.attached()
-        out.recorded = True
-    out.trajectory.end = out.state.y = end
-    writer.attach(problem, values, y0, k)
 
 
 class UndoneOutcome(Outcome):
@@ -68,12 +37,18 @@ class UndoneOutcome(Outcome):
         return super().asked(number, goes_on) + len(self.path.looked[number]) * self.loop.form.asks
 
     def through(
-        self, number: int, cotangent: Tensor, pieces: Pieces | None, at: Any, behind: Adjoint, held: Sequence[Tensor]
+        self,
+        number: int,
+        part: Part,
+        cotangent: Tensor,
+        pieces: Pieces | None,
+        at: Any,
+        behind: Adjoint,
+        held: Sequence[Tensor],
     ) -> tuple[Any, Adjoint]:
-        part = self.path.parts[number]
         if part.end is not None:
             at = Where(part.end.ys, part.end.ks, part.end.past)
-        given, behind = self.given(number, cotangent, pieces, behind)
+        given, behind = self.given(number, part, cotangent, pieces, behind)
         at, behind = self.undoing()(self.way(part), at, behind, given, part.record, part.fixed, held)
         if part.restarts:
             rows = self.loop.leaves.rows

@@ -11,6 +11,7 @@ from torch import Tensor
 import torchivp
 from compiled.pairs import assert_same, both, torch64
 from torchivp.errors import InputError
+from torchivp.gradients import replay
 from torchivp.linalg.banded import BandedMatrix
 from torchivp.runners.compiled.systems import BandMatrix, band_factors, band_solution
 
@@ -49,6 +50,27 @@ def test_systems_are_solved(lower: int, upper: int, batch: tuple[int, ...]) -> N
     torch.testing.assert_close(eager.times(b.reshape(-1, n)).reshape(b.shape), (dense @ b.unsqueeze(-1)).squeeze(-1))
 
 
+@pytest.mark.parametrize("transposed", [False, True], ids=["plain", "transposed"])
+@pytest.mark.parametrize("batch", [(), (2,)], ids=["one", "rows"])
+def test_solutions_are_differentiated(batch: tuple[int, ...], transposed: bool) -> None:
+    """By the entries and the right side, as torch.linalg.solve is; by torch.func as well, as the loops do it."""
+    band = torch.randn(*batch, 4, 9, dtype=torch64, generator=torch.Generator().manual_seed(0))
+    b, n = torch.linspace(1.0, 2.0, 9, dtype=torch64).expand(*batch, 9).clone(), 9
+
+    def by_lapack(band: Tensor, b: Tensor) -> Tensor:
+        return BandMatrix(band, 2, 1).solver(torch.full((*batch, 1), 0.2, dtype=torch64), transposed)(b)
+
+    def by_torch(band: Tensor, b: Tensor) -> Tensor:
+        entries = BandMatrix(band, 2, 1).entries
+        shifted = (torch.diag_embed(entries[..., 1 - d, max(0, d) : n + min(0, d)], offset=d) for d in (1, 0, -1, -2))
+        matrix = torch.eye(n, dtype=torch64) - 0.2 * sum(shifted)
+        return torch.linalg.solve(matrix.mT if transposed else matrix, b.unsqueeze(-1)).squeeze(-1)
+
+    (x, by), (y, by_known) = (torch.func.vjp(solve, band, b) for solve in (by_lapack, by_torch))
+    torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(by(x.cos()), by_known(x.cos()), rtol=1e-9, atol=1e-11)
+
+
 def test_the_operators_keep_their_word() -> None:
     band = torch.randn(2, 4, 9, dtype=torch64)
     torch.library.opcheck(band_factors, (band, 2, 1))
@@ -71,15 +93,35 @@ def test_the_same_as_eager(f: Any, band: tuple[int, int], settings: dict[str, An
     assert_same(*both(f, y0, (0.0, 0.5), save="end", jac_sparsity=band, rtol=1e-6, **settings), nfe=False)
 
 
+def gradients(runner: str, y0: Tensor, **settings: Any) -> tuple[Tensor, ...]:
+    y0, w = y0.clone().requires_grad_(), torch.tensor(1.3, dtype=torch64, requires_grad=True)
+    t = torch.tensor([0.0, 0.5], dtype=torch64)
+    sol = torchivp.solve(reaction, y0, t, w, jac_sparsity=(1, 1), runner=runner, **settings)
+    return torch.autograd.grad((sol.y * START).sum(), [y0, w])
+
+
+def reaction(t: Tensor, u: Tensor, w: Tensor) -> Tensor:
+    return diffusion(t, u) + w * torch.cos(w * t).unsqueeze(-1) * u**2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["rodas5p", "kvaerno5"])
-def test_gradients_are_those_of_plain_pytorch(method: str) -> None:
-    found = []
-    for runner in ("eager", "compiled"):
-        y0 = START.clone().requires_grad_()
-        sol = torchivp.solve(diffusion, y0, (0.0, 0.5), method=method, jac_sparsity=(1, 1), runner=runner)
-        found.append(torch.autograd.grad((sol.y[-1] * START).sum(), y0)[0])
-    torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-10)
+def test_gradients_are_those_of_plain_pytorch(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    eager = gradients("eager", START, method=method)
+    monkeypatch.setattr(replay, "Replay", None)
+    torch.testing.assert_close(gradients("compiled", START, method=method), eager, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("rows", [0, 1], ids=["one", "rows"])
+@pytest.mark.parametrize("method", ["rosenbrock23", "rodas4"])
+def test_gradients_through_the_entries(
+    python_loops: None, method: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    y0 = torch.stack([START, 0.5 * START]) if rows else START
+    eager = gradients("eager", y0, method=method, batch_dims=rows, rtol=1e-4)
+    monkeypatch.setattr(replay, "Replay", None)
+    compiled = gradients("compiled", y0, method=method, batch_dims=rows, rtol=1e-4)
+    torch.testing.assert_close(compiled, eager, rtol=1e-8, atol=1e-10)
 
 
 def test_a_band_that_is_too_narrow_is_refused() -> None:

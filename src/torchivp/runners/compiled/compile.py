@@ -171,7 +171,9 @@ def settings() -> Iterator[None]:
     with (
         dynamo.patch(recompile_limit=64),
         inductor.patch(unsafe_marked_cacheable_functions=known),
+        warnings.catch_warnings(),
     ):
+        warnings.filterwarnings("ignore", ".*should not be instantiated", DeprecationWarning)  # dynamo does so itself
         try:
             yield
         except Exception as error:

@@ -274,8 +274,8 @@ def suits(plan: Plan) -> bool:
 
 
 def goes_back(problem: Problem, plan: Plan, undoes: bool) -> bool:
-    """Whether the discrete gradient is compiled, too: not that through the entries of a band, nor that by times where steps are
-    undone, their equations are solved, their polynomials change with their sizes, or ``f`` is asked just inside of them.
+    """Whether the discrete gradient is compiled, too: not that by times where steps are undone, their equations are solved, their
+    polynomials change with their sizes, or ``f`` is asked just inside of them.
 
     Args:
         undoes: the steps.
@@ -283,7 +283,7 @@ def goes_back(problem: Problem, plan: Plan, undoes: bool) -> bool:
     solves = family_of(plan.method).back is not None
     by_times = problem.clock.times is not None
     moves = undoes or solves or bare(plan.method).weights_depend_on_times or asks_inside(plan)
-    return not (by_times and moves) and (solves or band_of(problem) is None) and problem.layout.size > 0
+    return not (by_times and moves) and problem.layout.size > 0
 
 
 def weights_of(problem: Problem, plan: Plan) -> Tensor:

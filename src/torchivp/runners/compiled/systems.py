@@ -72,8 +72,34 @@ class BandMatrix(NamedTuple):
     def solver(self, c: Tensor, transposed: bool) -> Solve:
         main = torch.arange(self.lower + self.upper + 1, device=c.device).unsqueeze(-1) == self.upper
         band = main.to(c.dtype) - c.unsqueeze(-1) * self.entries
-        lu, pivots = band_factors(band, self.lower, self.upper)
-        return lambda b: band_solution(lu, pivots, b, self.lower, self.upper, transposed)
+        lu, pivots = band_factors(band.detach(), self.lower, self.upper)
+        how = self.lower, self.upper, transposed
+        return lambda b: BandSolved.apply(band, lu, pivots, b, *how)
+
+
+class BandSolved(torch.autograd.Function):
+    """x of a system with a band, differentiable by the band and the right side."""
+
+    @staticmethod
+    def forward(
+        band: Tensor, lu: Tensor, pivots: Tensor, b: Tensor, lower: int, upper: int, transposed: bool
+    ) -> Tensor:
+        x: Tensor = band_solution(lu, pivots, b, lower, upper, transposed)
+        return x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, lu, pivots, _, *ctx.how = inputs
+        ctx.save_for_backward(lu, pivots, output)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
+        lower, upper, transposed = ctx.how
+        lu, pivots, x = ctx.saved_tensors
+        at_b = band_solution(lu, pivots, cotangent, lower, upper, not transposed)
+        row, column = (x, at_b) if transposed else (at_b, x)
+        at_band = -torch.nn.functional.pad(row, (upper, lower)).unfold(-1, x.shape[-1], 1) * column.unsqueeze(-2)
+        return at_band, None, None, at_b, None, None, None
 
 
 def _factors(band: Tensor, lower: int, upper: int) -> tuple[Tensor, Tensor]:

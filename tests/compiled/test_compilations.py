@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import torchivp
 from compiled.pairs import ROWS, SWING, TIMES, Y0, assert_same, both, torch64
 from torchivp import NotCompiledWarning, Status
+from torchivp.gradients import backsolve, row_backsolve
 from torchivp.nn import ODEBlock
 from torchivp.runners import auto
 from torchivp.runners.compiled import march
@@ -67,6 +68,22 @@ class TestAuto:
         sol = run(runner="auto")
         assert decay_habit(sol) == (2, True)  # the third was compiled, and those in plain PyTorch are counted
         assert_same(run(runner="eager"), sol)
+
+    @pytest.mark.parametrize(("y0", "batch_dims"), [(Y0, 0), (ROWS, 1)], ids=["one", "rows"])
+    def test_continuous_adjoints(
+        self, python_loops: None, y0: Tensor, batch_dims: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The backward solve goes on compiled when the forward one does."""
+        w = torch.tensor(0.7, dtype=torch64, requires_grad=True)
+        f, found = lambda t, y: -w * y, []
+        for solve in range(3):
+            if solve == 2:
+                monkeypatch.setattr(backsolve, "march", None)
+                monkeypatch.setattr(row_backsolve, "march", None)
+            settings: dict[str, Any] = {"method": "bosh3", "gradient": "adjoint", "runner": "auto"}
+            sol = torchivp.solve(f, y0, (0.0, 1.0), batch_dims=batch_dims, **settings)
+            found.append(torch.autograd.grad((sol.y**2).sum(), w))
+        torch.testing.assert_close(found[2], found[0], rtol=1e-10, atol=1e-10)
 
     def test_a_function_that_cannot_be_compiled_stays_plain(self) -> None:
         f = lambda t, y: -y if y.sum() > 0 else y

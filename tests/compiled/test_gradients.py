@@ -109,8 +109,10 @@ def test_outputs_at_any_time_count(python_loops: None, how: str) -> None:
         {"t": -TIMES, "jump_times": [-0.7]},
         {"method": "rk4", "dt": 0.1, "rtol": 1e-3},
         {"save": "end", "gradient": torchivp.gradients.Gauss("tsit5", rtol=1e-6)},
+        {"method": "rodas4"},
+        {"method": "rosenbrock23", "rtol": 1e-3},
     ],
-    ids=["plain", "backwards in time", "fixed steps", "another method"],
+    ids=["plain", "backwards in time", "fixed steps", "another method", "rodas4", "rosenbrock23"],
 )
 def test_gauss(python_loops: None, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a step backwards in plain PyTorch."""

@@ -72,8 +72,9 @@ def assert_same(monkeypatch: pytest.MonkeyPatch, solve: Callable[[str], Any]) ->
         {"method": "tsit5", "jump_times": [0.7]},
         {"method": "rk4", "dt": 0.1},
         {"couple": True, "norm": "max"},
+        {"method": "rosenbrock23", "rtol": 1e-3, "times": OWN},
     ],
-    ids=["shared times", "own times", "steps", "end", "jump", "fixed", "coupled"],
+    ids=["shared times", "own times", "steps", "end", "jump", "fixed", "coupled", "Rosenbrock"],
 )
 @pytest.mark.parametrize("gradient", CONTINUOUS)
 def test_the_same_gradients(

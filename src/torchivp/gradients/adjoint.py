@@ -22,6 +22,7 @@ from .._types import BackwardRow, Rows
 from ..errors import InputError
 from ..field import Field
 from ..loop import LoopState, TakenStep
+from ..methods import Method
 from ..plan import Plan
 from ..problem import Problem
 from ..state import Layout
@@ -114,8 +115,8 @@ class Beside(System):
     def tolerance(self, forward: Tolerance) -> Tolerance:
         return widened(forward, 2, 1, seminorm(forward.norm, self.size))
 
-    def in_one(self, steps_back: Callable[..., Any]) -> System:
-        return Inside(self.linear, self.last, 2, steps_back)
+    def for_runner(self, steps_back: Callable[..., Any], method: Method) -> System | None:
+        return None if method.uses_jacobian else Inside(self.linear, self.last, 2, steps_back)
 
     def check(self, rtol: float) -> None:
         check_drift(self.drift, most_drift(rtol), "The state")
@@ -162,8 +163,8 @@ class Inside(System):
     def parameters(self, row: BackwardRow) -> list[Tensor]:
         return list(self.layout.unravel(row)[2:])
 
-    def in_one(self, steps_back: Callable[..., Any]) -> System:
-        return Inside(self.linear, self.last, None, steps_back)
+    def for_runner(self, steps_back: Callable[..., Any], method: Method) -> System | None:
+        return None if method.uses_jacobian else Inside(self.linear, self.last, None, steps_back)
 
     def steps(self, problem: Problem, plan: Plan, state: LoopState) -> Iterator[TakenStep | None]:
         linear, found = self.linear, None

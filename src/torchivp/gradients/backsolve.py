@@ -19,6 +19,7 @@ from ..errors import SolveError
 from ..failures import message
 from ..field import Field
 from ..loop import LoopState, TakenStep, march, start
+from ..methods import Method
 from ..plan import Plan
 from ..problem import Clock, Problem
 from ..tolerance import Tolerance
@@ -69,9 +70,9 @@ class System(ABC):
     def tolerance(self, forward: Tolerance) -> Tolerance:
         """What is small in a row, from what is small in a state."""
 
-    def in_one(self, steps_back: Callable[..., Any]) -> System | None:
-        """The same with the integrals for the parameters in the state, for the ``steps_back`` of a runner; None: there is no
-        such thing."""
+    def for_runner(self, steps_back: Callable[..., Any], method: Method) -> System | None:
+        """The same for a runner that takes the steps of this method itself: the integrals for the parameters are in the state (in
+        the matrix of an implicit method they may not be). None: there is no such thing."""
         return None
 
     def steps(self, problem: Problem, plan: Plan, state: LoopState) -> Iterator[TakenStep | None]:

@@ -202,8 +202,9 @@ class Backward(BackwardPass):
         outputs = Outputs(self.times, states, cotangents)
         system = self.how.system(linear, problem.y0.detach(), self.kept)
         method, _ = self.how.pieces(self.plan)
-        if self.plan.steps_back is not None and not method.uses_jacobian:  # whose matrix would grow with the parameters
-            system = system.in_one(self.plan.steps_back) or system
+        steps_back = None if self.plan.steps_back is None else self.plan.steps_back(linear.field)
+        if steps_back is not None:
+            system = system.for_runner(steps_back, method) or system
         back = solve_back(system, outputs, self.how.tolerance_for(problem), self._plan)
         at_times = None
         if user_times is not None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from .._types import BackwardRow, Rows
 from ..field import Field
 from ..loop import LoopState, TakenStep
+from ..methods import Method
 from ..plan import Plan
 from ..problem import Problem
 from ..state import Layout
@@ -71,7 +72,7 @@ class ByPoints(System):
     def land(self, row: BackwardRow, y: Rows, cotangent: Rows) -> BackwardRow:
         return row + cotangent
 
-    def in_one(self, steps_back: Callable[..., Any]) -> System | None:
+    def for_runner(self, steps_back: Callable[..., Any], method: Method) -> System | None:
         return None if self.kept.kept is None else ByPoints(self.linear, self.y, self.kept, steps_back)
 
     def steps(self, problem: Problem, plan: Plan, state: LoopState) -> Iterator[TakenStep | None]:

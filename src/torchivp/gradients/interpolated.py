@@ -19,6 +19,7 @@ from .._types import BackwardRow, Rows
 from ..errors import InputError
 from ..field import Field
 from ..loop import LoopState, TakenStep
+from ..methods import Method
 from ..plan import Plan
 from ..problem import Problem
 from ..runners.eager import Run
@@ -125,8 +126,10 @@ class Along(System):
     def tolerance(self, forward: Tolerance) -> Tolerance:
         return widened(forward, 1, 1, lambda row: forward.norm(row[:, :-1]))
 
-    def in_one(self, steps_back: Callable[..., Any]) -> System | None:
-        return None if self.kept.kept is None else AlongInOne(self.linear, self.y, self.kept, steps_back)
+    def for_runner(self, steps_back: Callable[..., Any], method: Method) -> System | None:
+        if self.kept.kept is None or method.uses_jacobian:
+            return None
+        return AlongInOne(self.linear, self.y, self.kept, steps_back)
 
 
 class AlongInOne(System):

@@ -163,14 +163,12 @@ class Steps(Protocol):
 
 def steps_of(system: RowSystem, problem: RowsProblem, plan: Plan, outputs: RowOutputs) -> Steps:
     """Those of the runner, if it has a way of its own."""
-    if plan.steps_back is not None:
-        linear = system.linear
-        found: Steps | None = plan.steps_back(
-            linear.field, linear.params, problem, plan, outputs.stops(), system.solution
-        )
-        if found is not None:
-            return found
-    return StepByStep(system, problem, plan)
+    linear = system.linear
+    steps_back = None if plan.steps_back is None else plan.steps_back(linear.field)
+    found: Steps | None = None
+    if steps_back is not None:
+        found = steps_back(linear.field, linear.params, problem, plan, outputs.stops(), system.solution)
+    return found or StepByStep(system, problem, plan)
 
 
 class StepByStep:

@@ -14,8 +14,9 @@ class Runner(NamedTuple):
     """
     Attributes:
         run: runs the loop: ``run(problem, plan, new_tape=..., known=...)``.
-        steps_back: the steps of a backward solve for a continuous adjoint (``compiled.back.steps``, of rows
-            ``compiled.rows_back.steps``), if the runner has a way of its own.
+        steps_back: ``steps_back(field)``: what takes the steps of a backward solve of this ``f`` for a continuous adjoint
+            (``compiled.back.steps``, of rows ``compiled.rows_back.steps``), if the runner has a way of its own; None, or an
+            answer of None: plain PyTorch.
         with_gradient: ``with_gradient(problem, plan)`` runs it with the gradient of ``discrete``, if the runner has a way of its
             own; None, or an answer of None, leave that to ``gradients``. ``with_gradient(problem, plan, check_start)``: with that
             of ``reversible`` (see ``compiled.undone``); ``with_gradient(..., series=...)``: with fewer starts than steps.
@@ -26,20 +27,20 @@ class Runner(NamedTuple):
     steps_back: Callable[..., Any] | None = None
 
 
-_auto = Auto(run, compiled.single.run, compiled.single.with_gradient)
-_auto_rows = Auto(rows.run, compiled.rows.run, compiled.rows.with_gradient)
+_auto = Auto(run, compiled.single.run, compiled.single.with_gradient, compiled.back.steps)
+_auto_rows = Auto(rows.run, compiled.rows.run, compiled.rows.with_gradient, compiled.rows_back.steps)
 
 RUNNERS = {
     "eager": Runner(run),
-    "compiled": Runner(compiled.single.run, compiled.single.with_gradient, compiled.back.steps),
+    "compiled": Runner(compiled.single.run, compiled.single.with_gradient, lambda field: compiled.back.steps),
     "cuda_graph": Runner(cuda_graph.run),
-    "auto": Runner(_auto.run, _auto.with_gradient),
+    "auto": Runner(_auto.run, _auto.with_gradient, _auto.steps_back),
 }
 ROW_RUNNERS = {
     "eager": Runner(rows.run),
-    "compiled": Runner(compiled.rows.run, compiled.rows.with_gradient, compiled.rows_back.steps),
+    "compiled": Runner(compiled.rows.run, compiled.rows.with_gradient, lambda field: compiled.rows_back.steps),
     "cuda_graph": Runner(cuda_graph.run_rows),
-    "auto": Runner(_auto_rows.run, _auto_rows.with_gradient),
+    "auto": Runner(_auto_rows.run, _auto_rows.with_gradient, _auto_rows.steps_back),
 }
 COMPACT_RUNNERS = {
     "eager": Runner(rows.run_compacted),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import NotCompilable, NotCompiledWarning
+from ..field import Field
 from ..plan import Plan
 from ..problem import Problem
 from ..randomness import RandomState
@@ -61,13 +62,13 @@ class Habit:
 _habits: weakref.WeakKeyDictionary[Any, Habit] = weakref.WeakKeyDictionary()
 
 
-def habit_of(problem: Problem) -> Habit:
+def habit_of(field: Field) -> Habit:
     """Of the function that is solved: one for all functions with the same code, and one for each module."""
-    return _habits.setdefault(owner_of(function(problem)), Habit())
+    return _habits.setdefault(owner_of(function(field)), Habit())
 
 
-def function(problem: Problem) -> Any:
-    return uncounted(problem.field.f)
+def function(field: Field) -> Any:
+    return uncounted(field.f)
 
 
 class Auto:
@@ -75,13 +76,17 @@ class Auto:
 
     Args:
         plain, compiled: their ``run``.
-        with_gradient: of the compiled one.
+        with_gradient, steps_back: of the compiled one.
     """
 
     def __init__(
-        self, plain: Callable[..., Run], compiled: Callable[..., Run], with_gradient: Callable[..., Run | None]
+        self,
+        plain: Callable[..., Run],
+        compiled: Callable[..., Run],
+        with_gradient: Callable[..., Run | None],
+        steps_back: Callable[..., Any],
     ):
-        self.plain, self.compiled, self.gradient = plain, compiled, with_gradient
+        self.plain, self.compiled, self.gradient, self.back = plain, compiled, with_gradient, steps_back
 
     def run(
         self,
@@ -97,28 +102,40 @@ class Auto:
             out = self.attempt(problem, plan, lambda: self.compiled(problem, plan, new_tape=new_tape, known=known))
         if out is None:
             out = self.plain(problem, plan, new_tape=new_tape, known=known)
-            habit_of(problem).note(out, again)
+            habit_of(problem.field).note(out, again)
         return out
 
     def with_gradient(self, problem: Problem, plan: Plan, *how: Any, **settings: Any) -> Run | None:
         return self.attempt(problem, plan, lambda: self.gradient(problem, plan, *how, **settings))
 
+    def steps_back(self, forward: Field) -> Callable[..., Any] | None:
+        habit = habit_of(forward)
+
+        def steps(*problem_and_plan: Any, **settings: Any) -> Any:
+            try:
+                return self.back(*problem_and_plan, **settings)
+            except NotCompilable as error:
+                habit.tell(function(forward), error)
+                return None
+
+        return steps if habit.established else None
+
     def attempt(self, problem: Problem, plan: Plan, solve: Callable[[], Run | None]) -> Run | None:
         """The compiled solve; None if it is not worth its compilation yet, or cannot be."""
-        habit = habit_of(problem)
+        habit = habit_of(problem.field)
         if not habit.established:
             return None
         try:
             check(problem, plan, "compiled")
         except NotCompilable as error:  # this solve
-            habit.tell(function(problem), error)
+            habit.tell(function(problem.field), error)
             return None
         draws, evaluations = RandomState.now(problem.layout.device), problem.field.evaluations
         try:
             return solve()
         except NotCompilable as error:  # this function, in any solve
             habit.compiles = False
-            habit.tell(function(problem), error)
+            habit.tell(function(problem.field), error)
         draws.put_back()
         problem.field.evaluations = evaluations
         return None

@@ -18,13 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import NotCompilable
 from ...field import Field
 from ...loop import LoopState, march, start
 from ...plan import Plan
 from ...problem import Problem
 from ...runners import RUNNERS, Runner
-from ...runners.compiled.setup import check
 from ...state import Layout
 from . import engine
 from .forward import make_solver, odeint
@@ -161,18 +159,18 @@ def _steps_of_runner(
     """
     if runner.steps_back is None or not isinstance(norm, Seminorm):
         return None
-    try:
-        check(problem, plan, "compiled")
-    except NotCompilable:
-        return None
     func = dynamics.func.base_func if isinstance(dynamics.func, PerturbFunc) else dynamics.func
     shapes = [x.shape for x in (y.new_zeros(()), y, y, *dynamics.params)]
     forward = Field(func, Layout(y), broadcast=True)
     turned = Field(TupleFunc(dynamics, shapes), problem.layout, direction=-1, broadcast=True)
     of_rows = engine.norm_of_rows(norm.of_state, y.shape)
-    return runner.steps_back(
+    steps_back = runner.steps_back(forward)
+    if steps_back is None:
+        return None
+    steps: Iterator[Any] | None = steps_back(
         forward, dynamics.params, replace(problem, field=turned), plan, loop, of_rows, 2, front=1, others=True
     )
+    return steps
 
 
 def _interval_by_interval(

@@ -28,6 +28,7 @@ from .norms import Largest, traced
 from .pure import Pure, Seen
 from .quadrature import Integral, rule_of
 from .rows_back import augmented as augmented_rows
+from .rows_back import trace
 from .setup import carry_of, fixed_of, form_of, slots_for, suits, weights_of
 from .single import begin, read_back
 from .step import ALL, Fixed, State
@@ -133,7 +134,8 @@ def steps(
         others: ``f`` may use other tensors that require a gradient, which is not wanted.
         totals: where the parameters' integrals are added up, by Gauss quadrature; rows are of the adjoint alone then.
     """
-    if not (suits(plan) and forward.layout.size):
+    grows = plan.method.uses_jacobian and totals is None  # its matrix, with the parameters
+    if grows or not (suits(problem, plan) and forward.layout.size):
         return None
     table = () if stored is None else table_of(stored)
     if table is None:
@@ -184,7 +186,7 @@ def by_points(
     leaves = Leaves.whole(layout)
     with torch.no_grad():
         t = torch.full((), -problem.t0, dtype=torch.float64, device=begins.device)
-        pure.trace(t, leaves.of(state.y), [x.detach() for x in held])
+        trace(pure, plan, t, leaves.of(state.y), [x.detach() for x in held])
     of_state, weights = traced(norm, forward.layout) if plan.controller.adaptive else ("rms", ())
     inner, largest = replace(problem, layout=layout), Largest(of_state, len(tensors), 1, None)
     slots, slopes = (slots_for(inner, plan, ALL), ALL) if places else (0, 0)

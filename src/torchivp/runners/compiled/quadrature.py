@@ -38,13 +38,14 @@ def rule_of(method: Method, interpolant: Tensor) -> Tensor:
     return torch.cat([theta.unsqueeze(1), 0.5 * weights.unsqueeze(1), by_slope], dim=1).to(interpolant.device)
 
 
-def make_quadrature(integrand: Integrand, places: tuple[int, ...], nodes: int) -> Quadrature:
+def make_quadrature(integrand: Integrand, places: tuple[int, ...], nodes: int, lead: int) -> Quadrature:
     """``quadrature(steps, totals, record, rule, held)``: the totals with the integrals over so many steps.
 
     Args:
         integrand: at times as inside the forward solve, against which those of the steps run.
         places: of the held tensors that it is integrated for.
         nodes: of the rule.
+        lead: so many slopes come before those that it weighs.
     """
 
     def quadrature(steps: Tensor, totals: State, record: Record, rule: Tensor, held: State) -> tuple[Tensor, ...]:
@@ -55,7 +56,7 @@ def make_quadrature(integrand: Integrand, places: tuple[int, ...], nodes: int) -
             taken: Record = picked(record, (i // nodes).reshape(1))
             theta, weight, *by_slope = rule.index_select(0, (i % nodes).reshape(1))[0].unbind(0)
             h = torch.where(taken.accepted, taken.t1 - taken.t, 0.0)
-            ys = tuple(advanced(h, y, mixed(by_slope, k), rests=True) for y, k in zip(taken.ys, taken.ks))
+            ys = tuple(advanced(h, y, mixed(by_slope, k[lead:]), rests=True) for y, k in zip(taken.ys, taken.ks))
             found = integrand(-(taken.t + theta * h), ys, held, places, weight * h)
             return (i + 1, *(total + x.to(total.dtype) for total, x in zip(totals, found)))
 
@@ -97,7 +98,9 @@ class Integral:
 
     def program(self) -> Quadrature:
         pure: Any = self.loop.seen.pure
-        places, nodes = tuple(self.places), len(self.rule)
-        key = ("quadrature", self.loop.form, places, nodes)
-        program: Quadrature = program_of(pure, key, "gradient", lambda: make_quadrature(pure.integrand, places, nodes))
+        places, nodes, form = tuple(self.places), len(self.rule), self.loop.form
+        key = ("quadrature", form, places, nodes)
+        program: Quadrature = program_of(
+            pure, key, "gradient", lambda: make_quadrature(pure.integrand, places, nodes, form.lead)
+        )
         return program

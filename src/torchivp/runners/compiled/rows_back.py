@@ -20,7 +20,7 @@ from ...state import Layout
 from .backward import exchanged
 from .columns import Leaves
 from .counting import count, evaluations
-from .derivatives import leaves_of
+from .derivatives import derivative_of, leaves_of
 from .march import COMPILED, Loop, look_at
 from .norms import Largest
 from .pure import Pure, Seen
@@ -113,7 +113,10 @@ def looked_up(table: Sequence[Tensor], t: Tensor, like: State) -> tuple[Tensor, 
     """The stored states at the times ``t [*batch]`` of the rows as inside the forward solve, as ``RowsDense.at`` has them."""
     until, begins, sizes, last, coefficients = table
     inside = t.reshape(-1, 1).to(until.dtype)
-    at = torch.searchsorted(until, inside).clamp(max=until.shape[1] - 1)
+    before = (
+        inside - 1e-15 * inside.abs()
+    )  # where a step backwards begins, for one that computes this time from its end
+    at = torch.searchsorted(until, before).clamp(max=until.shape[1] - 1)
     at = torch.minimum(at, last.unsqueeze(1))
     theta = ((inside - begins.gather(1, at)) / sizes.gather(1, at)).to(coefficients.dtype)
     rows = torch.arange(until.shape[0], device=at.device) * until.shape[1]
@@ -203,7 +206,7 @@ def steps(
         stops: times of the rows where the solve stops, because the state is changed there, ``[B, K]``.
         stored: the solution, which is not solved again then: rows are of the adjoint alone.
     """
-    if not (suits(plan) and forward.layout.size):
+    if not (suits(problem, plan) and forward.layout.size):
         return None
     rows, width, along = forward.layout.rows, forward.layout.width, stored is not None
     y = problem.y0.view(rows, -1)[:, :width].reshape(1, -1)  # the state, or the adjoint
@@ -224,12 +227,19 @@ def steps(
     leaves = Leaves.whole(layout)
     pure = augmented(seen.pure, forward, along)
     with torch.no_grad():
-        pure.trace(-problem.t0.reshape(batch), leaves.of(problem.y0), [x.detach() for x in held])
+        trace(pure, plan, -problem.t0.reshape(batch), leaves.of(problem.y0), [x.detach() for x in held])
     inner = replace(problem, layout=layout)
     loop = Loop(
         forward, COMPILED, form_for(inner, plan, leaves, len(tensors), bool(places)), Seen(pure, held, []), leaves
     )
     return RowsBackwards(loop, inner, plan, stops, params, places)
+
+
+def trace(pure: AugmentedRows, plan: Plan, t: Tensor, ys: State, held: State) -> None:
+    """Look at what the loop finds again: the products, and their Jacobian, where the method needs it."""
+    pure.trace(t, ys, held)
+    if plan.method.uses_jacobian:
+        derivative_of(pure, t, ys, held)
 
 
 def form_for(problem: RowsProblem, plan: Plan, leaves: Leaves, parts: int, writes: bool) -> Form:

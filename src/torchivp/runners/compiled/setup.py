@@ -267,10 +267,13 @@ def form_of(
     return form
 
 
-def suits(plan: Plan) -> bool:
+def suits(problem: Problem, plan: Plan) -> bool:
     """Whether a backward solve by this plan is compiled."""
-    controlled = isinstance(plan.controller, PID) or not plan.controller.adaptive
-    return isinstance(plan.method, ExplicitRungeKutta) and controlled
+    try:
+        check(problem, plan, "compiled")
+    except NotCompilable:
+        return False
+    return isinstance(plan.method, ExplicitRungeKutta | Rosenbrock)
 
 
 def goes_back(problem: Problem, plan: Plan, undoes: bool) -> bool:

@@ -119,6 +119,9 @@ def accepted_step(problem: Problem, plan: Plan, state: LoopState) -> TakenStep |
         verdict, ratio = judge(problem, plan, state, span, step, method)
         if plan.watch is not None:
             (plan.watch.accept if verdict.accepted else plan.watch.reject)(state.t, state.y, span.dt)
+        if step.again:
+            state.rejected += 1
+            continue
         if not (step.solved or plan.controller.adaptive):
             state.dt = span.dt
             state.fail(Status.NEWTON_FAILED, step)
@@ -186,6 +189,7 @@ def all_finite(y: Tensor) -> bool:
 
 def start(problem: Problem, plan: Plan, state: LoopState) -> None:
     """Everything before the first step: the past of a resumed solve, a look at the state, the size of the first step."""
+    problem.field.kept = None
     if problem.resume is not None:
         state.history, state.memory = problem.resume.history, problem.resume.memory
     if not plan.controller.adaptive:

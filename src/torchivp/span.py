@@ -40,6 +40,16 @@ class OneSpan(NamedTuple):
     def dt(self) -> Time:
         return self.t1 - self.t
 
+    @property
+    def begins(self) -> float:
+        """``t`` without gradient."""
+        return _number(self.t)
+
+    @property
+    def length(self) -> float:
+        """``dt`` without gradient."""
+        return self.size
+
     def advance(self, y: Rows, slope: Slopes) -> Slopes:
         """``y + dt * slope``. Times that carry gradients give the same numbers, to the last bit."""
         y1 = torch.add(y, slope, alpha=self.size)
@@ -142,6 +152,14 @@ class RowSpan(NamedTuple):
     moves: Tensor | None = None
     timed: bool = False
     bound: Tensor | None = None
+
+    @property
+    def begins(self) -> Tensor:
+        return self.t.detach()
+
+    @property
+    def length(self) -> Tensor:
+        return self.dt.detach()
 
     def with_times(self, t: Tensor, t1: Tensor) -> RowSpan:
         """The same span with times that carry gradients."""

@@ -91,7 +91,7 @@ class HidingField(Field):
     def with_args(self, args: tuple[PyTree, ...]) -> HidingField:
         new = copy.copy(self)
         new.args, new.one = args, self.one.with_args(args)
-        new.linearised, new.counts = None, self.counts.afresh()
+        new.linearised, new.kept, new.counts = None, None, self.counts.afresh()
         return new
 
     def slope(self, f: VectorField, t: Tensor, y: Rows) -> Rows:

@@ -52,7 +52,10 @@ class Limits:
     def cut(self, t: float, dt: float) -> Span:
         """The span of a step of size ``dt`` from ``t``, or of the shorter one to the next limit."""
         stop = self.stops[bisect_right(self.stops, t)]
-        t1 = stop if t + dt * _STRETCH >= stop else t + dt
+        return self.span(t, stop if t + dt * _STRETCH >= stop else t + dt)
+
+    def span(self, t: float, t1: float) -> Span:
+        """The span of a step from ``t`` to ``t1``."""
         bound = self.landings[bisect_right(self.landings, t)]
         return OneSpan(t, t1, self._last(t1), self._first(t), t1 - t, bound)
 

@@ -53,7 +53,13 @@ class Shifted(NamedTuple):
 
 
 class Jacobian(ABC):
-    """How the Jacobian is found, and which form it has."""
+    """How the Jacobian is found, and which form it has.
+
+    Attributes:
+        full: its systems are solved with all ``[n, n]`` entries.
+    """
+
+    full: bool = True
 
     @abstractmethod
     def at(self, field: Field, span: Span, y: Rows, slope: Rows) -> tuple[Matrix, Rows | None]:

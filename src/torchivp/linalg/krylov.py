@@ -35,6 +35,8 @@ class MatrixFree(Jacobian):
         >>> torchivp.solve(f, y0, t, method="rodas5p", jac=torchivp.linalg.MatrixFree())
     """
 
+    full = False
+
     def __init__(self, tol: float = 1e-10, most: int = 100):
         if not 0 < tol < 1 or most < 1:
             raise InputError(

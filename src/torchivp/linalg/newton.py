@@ -1,6 +1,6 @@
 """The equations of implicit stages: simplified Newton iteration, and the gradient of what it finds.
 
-The iteration runs without autograd; its matrix is factorised once a step. What is "small enough" is the problem's tolerance,
+The iteration runs without autograd; its matrix serves many steps (``kept``). What is "small enough" is the problem's tolerance,
 of which the iteration may use up a hundredth. The rate at which increments shrink says how far the root still is (Hairer &
 Wanner, Solving ODEs II, section IV.8, doi:10.1007/978-3-642-05221-7).
 """

@@ -39,6 +39,8 @@ class Banded(Jacobian):
         >>> torchivp.solve(f, y0, t, method="rodas5p", jac=torchivp.linalg.Banded(1, 1))
     """
 
+    full = False
+
     def __init__(self, lower: int, upper: int):
         if min(lower, upper) < 0:
             raise InputError(

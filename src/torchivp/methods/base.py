@@ -32,6 +32,8 @@ class Step(NamedTuple):
         solved: whether the equations of implicit stages were solved (of each row ``[B]`` of many); if not, a shorter step may do.
         error_order: ``error`` scales like this power of the step; None: like the method's own.
         origin: of a matrix that is kept from step to step, what it came from (see ``linalg.kept``).
+        old_matrix: its Jacobian is that of an earlier step (of each row ``[B]`` of many): with its own, a step that was not
+            solved may be, as it is.
     """
 
     y1: Rows
@@ -44,6 +46,13 @@ class Step(NamedTuple):
     solved: Any = True
     error_order: int | None = None
     origin: Any = None
+    old_matrix: Any = False
+
+    @property
+    def again(self) -> Any:
+        """Whether it is to be tried again as it is."""
+        solved, old = self.solved, self.old_matrix
+        return ~solved & old if isinstance(solved, Tensor) else not solved and old
 
 
 class Method(ABC):

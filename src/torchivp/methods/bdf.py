@@ -11,7 +11,8 @@ from torch import Tensor
 from .._types import Rows
 from ..errors import InputError
 from ..field import Field
-from ..linalg.kept import Place, root_by_kept_matrix
+from ..linalg import Linear
+from ..linalg.kept import Place, kept_matrix
 from ..linalg.newton import constant
 from ..span import Span
 from ..transforms import as_float
@@ -71,9 +72,10 @@ class BDF(Method):
         (t,), (t_inside,) = field.times(span, from_end), span.times(from_end)
         stage = Stage(field, span, predicted - gamma * change, gamma, t, t_inside)
         guess = span.rate(change).detach()
-        place = Place(span._replace(t=t_inside.detach(), first=None), predicted.detach(), guess)
-        iteration = lambda solve: stage.root(solve, y, constant(guess), 1.0)
-        root, origin = root_by_kept_matrix(field, place, gamma * as_float(span.dt), iteration)
+        place = Place(span.begins, t_inside.detach(), predicted.detach(), guess)
+        matrix = kept_matrix(field, place, gamma * as_float(span.dt), Linear.shifted)
+        root = stage.root(matrix.solve, y, constant(guess), 1.0)
+        matrix.served(root.remains)
         y1 = stage.state(stage.with_gradient(root.x))
         with torch.no_grad():
             off = y1 - predicted
@@ -81,7 +83,10 @@ class BDF(Method):
             chosen = self.next_order(field, y, y1, order, (off + last, off, further))
         k, weights = interpolant(span, y, y1, past, order)
         kept = ((span.t, y), *past)[: chosen + 1]
-        return Step(y1, k, weights, ERROR[order] * off, kept, solved=root.found, error_order=order + 1, origin=origin)
+        return Step(
+            y1, k, weights, ERROR[order] * off, kept, solved=root.found, error_order=order + 1,
+            origin=matrix.origin, old_matrix=matrix.old,
+        )  # fmt: skip
 
     def next_order(self, field: Field, y: Rows, y1: Rows, order: int, changes: tuple[Rows, Rows, Rows | None]) -> int:
         """The order that allows the longest step.

@@ -1,7 +1,7 @@
 """Diagonally implicit Runge-Kutta methods: one step function for every tableau.
 
-The unknowns of a stage are its slopes: ``k = f(t, base + gamma dt k)``. All stages have one gamma, so a step factorises
-``I - gamma dt J`` once, with J at its start.
+The unknowns of a stage are its slopes: ``k = f(t, base + gamma dt k)``. All stages have one gamma, so a step iterates with one
+matrix ``I - gamma dt J``, which mostly is that of a step before (``linalg.kept``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .._types import Rows, Slopes
 from ..field import Field
-from ..linalg import linearise
+from ..linalg import Linear, linearise
+from ..linalg.kept import Serving, matrix_for
 from ..linalg.newton import Equations, Measure, Root, constant, iterate, root_of, with_gradient
 from ..span import Span, spread
 from ..transforms import outside_of_transforms
@@ -51,16 +52,20 @@ class DiagonalRungeKutta(Method):
         return self.tableau.error_order
 
     def step(self, field: Field, span: Span, y: Rows, history: History) -> Step:
-        start = StepStart(field, span, y, history[0][1])
+        slope = history[0][1]
         parts = None if self.companion is None else field.parts()
         if parts is not None and self.companion is not None:
-            return take_split(start, parts, self.tableau, self.companion)
-        if self.at_limits is None:
-            return take(start, self.tableau, self.smoothed)
-        inside = span.reaches(float(max(self.tableau.c)))
-        if isinstance(inside, Tensor):
-            return take_by_rows(start, self.tableau, self.at_limits, self.smoothed, inside)
-        return take(start, self.tableau if inside else self.at_limits, self.smoothed)
+            return take_split(field, span, y, slope, parts, self.tableau, self.companion)
+        inside = True if self.at_limits is None else span.reaches(float(max(self.tableau.c)))
+        one, other = (gamma_of(x) * span.length for x in (self.tableau, self.at_limits or self.tableau))
+        c = torch.where(inside, one, other) if isinstance(inside, Tensor) else one if inside else other
+        matrix = matrix_for(field, span, y, slope, c, Linear.shifted)
+        start = StepStart(field, span, y, slope, matrix)
+        if self.at_limits is None or inside is True:
+            return settled(matrix, *take(start, self.tableau, self.smoothed))
+        if inside is False:
+            return settled(matrix, *take(start, self.at_limits, self.smoothed))
+        return settled(matrix, *take_by_rows(start, self.tableau, self.at_limits, self.smoothed, inside))
 
     def interpolant(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The weights of its interpolant, ``[P, S]``; with ``at_limits`` side by side (see ``take_by_rows``)."""
@@ -77,76 +82,97 @@ class DiagonalRungeKutta(Method):
 
 
 class StepStart(NamedTuple):
-    """What a step starts from."""
+    """What a step starts from.
+
+    Attributes:
+        matrix: what it iterates with.
+    """
 
     field: Field
     span: Span
     y: Rows
     slope: Rows
+    matrix: Serving
 
 
-def take(start: StepStart, tableau: Tableau, smoothed: bool, rows: Tensor | None = None) -> Step:
-    """A step by this tableau.
+def gamma_of(tableau: Tableau) -> float:
+    return float(tableau.a[1][1])
+
+
+def settled(matrix: Serving, step: Step, most: Any) -> Step:
+    """The step with what it owes to its matrix, and how that served noted."""
+    matrix.served(most)
+    return step._replace(origin=matrix.origin, old_matrix=matrix.old)
+
+
+def larger(x: Any, y: Any) -> Any:
+    """Of two floats, or of each row ``[B]``."""
+    return torch.maximum(x, y) if isinstance(x, Tensor) else max(x, y)
+
+
+def take(start: StepStart, tableau: Tableau, smoothed: bool, rows: Tensor | None = None) -> tuple[Step, Any]:
+    """A step by this tableau, and the most that remained of an increment.
 
     Args:
         rows: whose step it is, ``[B]``; None: everybody's.
     """
-    field, span, y, slope = start
+    field, span, y, slope, matrix = start
     rk = coefficients(tableau, y.dtype, y.device)
-    with torch.no_grad():
-        solve = linearise(field, span, y, slope, False).shifted(rk.gamma * span.sizes(y)).solve
-    k, found, remains = slope, span.everywhere(True), span.everywhere(1.0)
+    k, found, most, remains = slope, span.everywhere(True), span.everywhere(0.0), span.everywhere(1.0)
     for a, guess, t, t_inside in zip(rk.a, rk.guess, field.times(span, rk.from_end), span.times(rk.from_end)):
         stage = Stage(field, span, combine(y, a, k, span), rk.gamma, t, t_inside, insists=rk.b_err is None)
-        root = stage.root(solve, y, constant(torch.mm(guess, k)), remains, rows)
-        found, remains = found & root.found, root.remains
+        root = stage.root(matrix.solve, y, constant(torch.mm(guess, k)), remains, rows)
+        found, most, remains = found & root.found, larger(most, root.remains), root.remains
         k = torch.cat([k, stage.with_gradient(root.x)])
     y1 = combine(y, rk.b, k, span)
     error = None
     if rk.b_err is not None:
         error = error_estimate(y, rk.b_err, k, span)
         with torch.no_grad():
-            error = solve(error) if smoothed else error
+            error = matrix.factors.solve(error) if smoothed else error
     history = ((span.t1, k[-1:]),) if tableau.fsal else ()
-    return Step(y1, k, rk.weights, error, history, tableau.fsal, solved=found)
+    return Step(y1, k, rk.weights, error, history, tableau.fsal, solved=found), most
 
 
-def take_split(start: StepStart, parts: tuple[Field, Field], tableau: Tableau, companion: Tableau) -> Step:
+def take_split(
+    field: Field, span: Span, y: Rows, slope: Rows, parts: tuple[Field, Field], tableau: Tableau, companion: Tableau
+) -> Step:
     """A step that is implicit in the first part of the field and explicit in the second; its end is no stage."""
-    field, span, y, slope = start
     stiff, other = parts
     rk = coefficients(tableau, y.dtype, y.device, companion)
     by_second = other(other.time(span.start()), y).clone()  # kept over later calls: f may return one buffer every time
     by_first = slope - by_second
-    with torch.no_grad():
-        solve = linearise(stiff, span, y, by_first, False).shifted(rk.gamma * span.sizes(y)).solve
-    found, remains = span.everywhere(True), span.everywhere(1.0)
+    stiff.kept, stiff.origin = field.kept, field.origin
+    matrix = matrix_for(stiff, span, y, by_first, rk.gamma * span.length, Linear.shifted)
+    found, most, remains = span.everywhere(True), span.everywhere(0.0), span.everywhere(1.0)
     rows = zip(rk.a, explicit_rows(companion, y.dtype, y.device), rk.guess)
     for (a, b, guess), t, t_inside in zip(rows, stiff.times(span, rk.from_end), span.times(rk.from_end)):
         base = span.advance(y, torch.mm(a, by_first) + torch.mm(b, by_second))
         stage = Stage(stiff, span, base, rk.gamma, t, t_inside)
-        root = stage.root(solve, y, constant(torch.mm(guess, by_first)), remains)
-        found, remains = found & root.found, root.remains
+        root = stage.root(matrix.solve, y, constant(torch.mm(guess, by_first)), remains)
+        found, most, remains = found & root.found, larger(most, root.remains), root.remains
         k = stage.with_gradient(root.x)
         by_first, by_second = torch.cat([by_first, k]), torch.cat([by_second, other(t, stage.state(k))])
     field.evaluations += stiff.evaluations + other.evaluations
+    field.kept = stiff.kept
     k = by_first + by_second
     error = None if rk.b_err is None else error_estimate(y, rk.b_err, k, span)
-    return Step(combine(y, rk.b, k, span), k, rk.weights, error, (), False, solved=found)
+    return settled(matrix, Step(combine(y, rk.b, k, span), k, rk.weights, error, (), False, solved=found), most)
 
 
-def take_by_rows(start: StepStart, first: Tableau, second: Tableau, smoothed: bool, here: Tensor) -> Step:
+def take_by_rows(start: StepStart, first: Tableau, second: Tableau, smoothed: bool, here: Tensor) -> tuple[Step, Any]:
     """A step by the first tableau in the rows ``here``, by the second in the others; one look at the device.
 
     It has the slopes of both, zeros where they do not count: taken again, it has as many, whoever takes part.
     """
     y, moving = start.y, start.span.dt.detach() > 0
     some, others = torch.stack([here & moving, ~here & moving]).any(1).tolist()
-    steps = {
+    taken = {
         tableau: take(start, tableau, smoothed, rows)
         for tableau, rows, wanted in ((first, here, some or not others), (second, ~here, others))
         if wanted
     }
+    steps = {tableau: step for tableau, (step, _) in taken.items()}
     wide = spread(here, y)
 
     def slopes(tableau: Tableau, rows: Tensor) -> Slopes:
@@ -155,10 +181,10 @@ def take_by_rows(start: StepStart, first: Tableau, second: Tableau, smoothed: bo
     k = torch.cat([slopes(first, wide), slopes(second, ~wide)])
     weights = torch.cat([coefficients(tableau, y.dtype, y.device).weights for tableau in (first, second)], dim=1)
     if len(steps) == 1:
-        (step,) = steps.values()
-        return step._replace(k=k, weights=weights)
-    one, two = steps.values()
-    return Step(
+        ((step, most),) = taken.values()
+        return step._replace(k=k, weights=weights), most
+    (one, most), (two, most_too) = taken.values()
+    step = Step(
         y1=torch.where(wide, one.y1, two.y1),
         k=k,
         weights=weights,
@@ -167,6 +193,7 @@ def take_by_rows(start: StepStart, first: Tableau, second: Tableau, smoothed: bo
         ready=one.ready,
         solved=torch.where(here, one.solved, two.solved),
     )
+    return step, torch.where(here, most, most_too)
 
 
 class Stage(NamedTuple):
@@ -264,7 +291,7 @@ def coefficients(
     """
     row = partial(as_row, dtype=dtype, device=device)
     return _Coefficients(
-        gamma=float(tableau.a[1][1]),
+        gamma=gamma_of(tableau),
         from_end=counted_from_end(tableau.c[1:], device),
         end=counted_from_end((1,), device),
         a=tuple(row(a[:i]) for i, a in enumerate(tableau.a) if i),

@@ -8,7 +8,7 @@ each pair (Hairer & Wanner, Solving ODEs II, section IV.8, doi:10.1007/978-3-642
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -18,8 +18,9 @@ from torch import Tensor
 from .._types import Rows, Slopes
 from ..field import Field, time_dtype
 from ..linalg import DenseMatrix, DiagonalMatrix, Factors, Linear, Matrix, linearise
-from ..linalg.matrix import DenseFactors
-from ..linalg.newton import Equations, Measure, constant, root_of, with_gradient
+from ..linalg.kept import matrix_for
+from ..linalg.matrix import DenseFactors, Size
+from ..linalg.newton import Equations, Measure, Root, constant, root_of, with_gradient
 from ..span import Span
 from ..transforms import outside_of_transforms
 from .base import History, Method, Step
@@ -52,18 +53,20 @@ class ImplicitRungeKutta(Method):
         rk = coefficients(self.tableau, y.dtype, y.device)
         slope = history[0][1]
         stages = Stages(field, span, y, rk)
-        with torch.no_grad():
-            linear = linearise(field, span, y, slope, False)
-            solve = Transformed(linear, span, y, rk).solve
-        k, solved = stages.root(solve, constant(slope).expand(len(rk.a), -1))
+        factorise = partial(Transformed, rk=rk, smoothing=self.smoothing, width=reals(y, field.layout.rows).shape[-1])
+        matrix = matrix_for(field, span, y, slope, span.length, factorise, full=True)
+        k, root = stages.root(matrix.solve, constant(slope).expand(len(rk.a), -1))
+        matrix.served(root.remains)
         k = torch.cat([slope, k])
         error = None
         if rk.b_err is not None:
             with torch.no_grad():
-                smooth = linear.shifted(self.smoothing * span.sizes(y))
-                error = smooth.solve(error_estimate(y, rk.b_err, k, span))
+                error = matrix.factors.smooth(error_estimate(y, rk.b_err, k, span))
         history = ((span.t1, k[-1:]),) if self.tableau.fsal else ()
-        return Step(combine(y, rk.b, k, span), k, rk.weights, error, history, self.tableau.fsal, solved=solved)
+        return Step(
+            combine(y, rk.b, k, span), k, rk.weights, error, history, self.tableau.fsal, solved=root.found,
+            origin=matrix.origin, old_matrix=matrix.old,
+        )  # fmt: skip
 
 
 class Stages(NamedTuple):
@@ -84,8 +87,8 @@ class Stages(NamedTuple):
         # The difference is a new tensor, f may return one buffer every time.
         return torch.cat([self.field(t, z) - x for t, z, x in stages])
 
-    def root(self, solve: Callable[[Slopes], Slopes], guess: Slopes) -> tuple[Slopes, Any]:
-        """The slopes with their gradient, and whether they were found."""
+    def root(self, solve: Callable[[Slopes], Slopes], guess: Slopes) -> tuple[Slopes, Root]:
+        """The slopes with their gradient, and how they were found."""
         measure = Measure(self.field.tolerance, self.span, self.y)
         b = self.rk.b[:, 1:]
 
@@ -102,7 +105,7 @@ class Stages(NamedTuple):
         with torch.no_grad():
             root = root_of(equations, guess, remains)
         k = constant(root.x)
-        return with_gradient(k, self.residual, lambda: self.exact(k)), root.found
+        return with_gradient(k, self.residual, lambda: self.exact(k)), root
 
     def exact(self, k: Slopes) -> Callable[[Slopes], Slopes]:
         """Solves with the matrix of all stages, a Jacobian at each of them."""
@@ -111,7 +114,14 @@ class Stages(NamedTuple):
             jacobians = []
             for t, z, slope in zip(self.span.times(self.rk.from_end), self.states(k).split(1), k.split(1)):
                 there = self.span._replace(t=t.detach(), first=None)
-                jacobians.append(entries_of(linearise(self.field, there, z, slope, False).matrix, z, rows))
+                jacobians.append(
+                    entries_of(
+                        linearise(self.field, there, z, slope, False).matrix,
+                        reals(z, rows).shape[-1],
+                        rows,
+                        self.rk.a_real,
+                    )
+                )
             weights = self.rk.a_real.to(jacobians[0].dtype).view(numbers, 1, 1, numbers, 1)
             size = self.span.sizes(self.y)
             size = size.view(-1, 1, 1, 1) if isinstance(size, Tensor) and size.dim() else size
@@ -129,17 +139,30 @@ class Stages(NamedTuple):
 
 
 class Transformed:
-    """``I - dt A x J``, factorised by the eigenvalues of A."""
+    """``I - c A x J``, factorised by the eigenvalues of A; with it ``I - smoothing c J``, if that is not 0.
 
-    def __init__(self, linear: Linear, span: Span, y: Rows, rk: _Coefficients):
+    Args:
+        c: size of the step, a float or ``[B, 1]``.
+        width: real numbers in a row.
+    """
+
+    def __init__(self, linear: Linear, c: Size, *, rk: _Coefficients, smoothing: float, width: int):
         self.rk, self.rows = rk, linear.rows
-        size = torch.as_tensor(span.sizes(y), dtype=y.real.dtype, device=y.device).detach()
         dense = isinstance(linear.matrix, DenseMatrix | DiagonalMatrix)
-        matrix = linear.matrix if dense else DenseMatrix(entries_of(linear.matrix, y, self.rows))  # complex shifts
-        self.factors: Sequence[Factors] = [
-            matrix.shifted(size * (x.real if x.imag == 0 else x)) for x in rk.eigenvalues
-        ]
-        linear.counts.factorisations += len(self.factors)
+        matrix = (
+            linear.matrix if dense else DenseMatrix(entries_of(linear.matrix, width, self.rows, rk.a_real))
+        )  # complex shifts
+        shifts = list(rk.eigenvalues)
+        if smoothing and not any(same(x, smoothing) for x in shifts):
+            shifts.append(complex(smoothing))
+        factors = [matrix.shifted(c * (x.real if x.imag == 0 else x)) for x in shifts]  # type: ignore[arg-type]
+        linear.counts.factorisations += len(factors)
+        self.factors: Sequence[Factors] = factors[: len(rk.eigenvalues)]
+        self.smoother = next((f for f, x in zip(factors, shifts) if same(x, smoothing)), None)
+
+    def smooth(self, b: Rows) -> Rows:
+        """x with ``(I - smoothing c J) x = b``."""
+        return b if self.smoother is None else from_reals(self.smoother.solve(reals(b, self.rows)[0]).unsqueeze(0), b)
 
     def solve(self, b: Slopes) -> Slopes:
         real = reals(b, self.rows)
@@ -153,6 +176,10 @@ class Transformed:
         return from_reals(torch.mm(self.rk.back, parts.view(len(parts), -1)).real.view(s, rows, n), b)
 
 
+def same(x: complex, y: float) -> bool:
+    return abs(x - y) < 1e-9
+
+
 def reals(x: Slopes, rows: int) -> Tensor:
     """``[s, B, n]`` real numbers of ``[s, B * D]``; n is D, or 2 D for complex ones."""
     return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).reshape(len(x), rows, -1)
@@ -164,11 +191,11 @@ def from_reals(x: Tensor, like: Slopes) -> Slopes:
     return x.reshape(len(x), -1)
 
 
-def entries_of(matrix: Matrix, y: Rows, rows: int) -> Tensor:
+def entries_of(matrix: Matrix, width: int, rows: int, like: Tensor) -> Tensor:
     """All entries ``[B, n, n]`` of a matrix of any form."""
     if isinstance(matrix, DenseMatrix):
         return matrix.entries
-    one_hot = torch.eye(reals(y, rows).shape[-1], dtype=y.real.dtype, device=y.device)
+    one_hot = torch.eye(width, dtype=like.dtype, device=like.device)
     return torch.stack([matrix.times(e.expand(rows, -1)) for e in one_hot], dim=2)
 
 

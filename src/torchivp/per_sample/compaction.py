@@ -29,9 +29,11 @@ def only(problem: RowsProblem, rows: Tensor) -> RowsProblem:
     args = tuple(of_args(x, rows, problem.layout.rows) for x in problem.field.args)
     times = problem.clock.times
     tolerance: Any = problem.tolerance
+    field = Fewer(problem.field, layout, problem.direction[rows], args)
+    field.kept = None if problem.field.kept is None else problem.field.kept.of_rows(rows, field)
     return replace(
         problem,
-        field=Fewer(problem.field, layout, problem.direction[rows], args),
+        field=field,
         layout=layout,
         y0=numbers_of(problem.y0, rows, problem.layout.rows),
         t=problem.t[rows],

@@ -50,9 +50,16 @@ class RowLimits:
         """The spans of steps of size ``dt [B]`` from ``t [B]``, or of the shorter ones to the next limit."""
         stop = self._next(t, self.stops)
         reach = torch.add(t, dt, alpha=_STRETCH) if isinstance(dt, Tensor) else t + dt * _STRETCH
-        t1 = torch.where(reach >= stop, stop, t + dt)
+        return self.span(t, torch.where(reach >= stop, stop, t + dt), frozen, stop)
+
+    def span(self, t: Tensor, t1: Tensor, frozen: Tensor | None = None, stop: Tensor | None = None) -> RowSpan:
+        """The spans of steps from ``t`` to ``t1 [B]``.
+
+        Args:
+            stop: the next limits, where they are known.
+        """
         dt = t1 - t
-        bound = stop if self.bounds is self.stops else self._next(t, self.bounds)
+        bound = stop if stop is not None and self.bounds is self.stops else self._next(t, self.bounds)
         return RowSpan(t, t1, dt, spread(dt, self.like), self._last(t1), self._first(t), frozen, bound=bound)
 
     def anything_left(self, t: Tensor) -> bool:

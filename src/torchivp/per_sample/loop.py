@@ -207,6 +207,8 @@ def attempted_step(problem: RowsProblem, plan: Plan, state: RowsState) -> RowsTa
     state.tries += 1
     ratio = constant(error_ratio(problem, plan, state, step))
     verdict = plan.controller.judge_rows(ratio, span.dt, state.memory, error_order(plan.method))
+    if isinstance(step.again, Tensor):
+        verdict = verdict._replace(dt=torch.where(step.again, state.dt, verdict.dt))
     accepted = verdict.accepted if state.alive == len(ratio) else verdict.accepted & state.running
     ended = accepted & (span.t1 >= plan.limits.end)
     tiny = verdict.dt < plan.limits.tiny
@@ -224,7 +226,7 @@ def attempted_step(problem: RowsProblem, plan: Plan, state: RowsState) -> RowsTa
     rests = plan.method.carries == "slopes"  # a step of no size moves nothing
     all_taken = n_accepted == (state.alive if rests else len(ratio))
     if n_tiny > len(ratio) - state.alive or not (all_taken or plan.controller.adaptive):
-        give_up(plan, state, step, ratio, state.running & ~accepted)
+        give_up(plan, state, step, ratio, state.running & ~(accepted | step.again))
     y0 = state.y
     if all_taken:
         state.t = span.t1
@@ -243,9 +245,18 @@ def attempted_step(problem: RowsProblem, plan: Plan, state: RowsState) -> RowsTa
         return None
     if not all_taken and torch.is_grad_enabled() and not bool(torch.isfinite(ratio).all()):
         timed = timed.again()  # what a row was rejected for may have overflowed, and 0 times inf has no gradient
-        step = plan.method.step(problem.field, timed, y0, known)
+        step = taken_again(problem, plan, timed, y0, known, step)
     y1 = span.choose(step.y1, y0)
     return RowsTaken(problem, plan, span, timed, y0, before, was_ready, known, step, y1, draws)
+
+
+def taken_again(problem: RowsProblem, plan: Plan, span: RowSpan, y: Rows, known: History, step: Step) -> Step:
+    """The same step, with the matrix that it had."""
+    field = problem.field
+    field.origin = step.origin
+    step = plan.method.step(field, span, y, known)
+    field.origin = None
+    return step
 
 
 def taken_by(rows: Tensor, span: RowSpan, timed: RowSpan) -> tuple[RowSpan, RowSpan]:
@@ -297,6 +308,7 @@ def smallest_step(t: Tensor) -> Tensor:
 
 def start(problem: RowsProblem, plan: Plan, state: RowsState) -> None:
     """Everything before the first step: a look at the states, the size of the first steps."""
+    problem.field.kept = None
     bad = ~finite_rows(state.y, len(state.t))
     if bool(bad.any()):
         state.fail(bad, Status.NONFINITE_STATE)

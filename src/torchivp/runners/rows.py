@@ -200,5 +200,6 @@ def parted(wanted: Wanted, t1: Tensor) -> tuple[Wanted, Wanted]:
 
 def tape_entry(taken: RowsTaken, knot: int | None, piece: int | None) -> TapeEntry:
     return TapeEntry(
-        taken.span, taken.ready, len(taken.history), taken.looked_into, taken.draws, knot, piece, taken.plan.method
-    )
+        taken.span, taken.ready, len(taken.history), taken.looked_into, taken.draws, knot, piece, taken.plan.method,
+        taken.step.origin,
+    )  # fmt: skip

@@ -23,9 +23,9 @@ from .step import (
     in_rows,
     in_totals,
     next_slope,
-    ratio_of,
     smallest_step,
 )
+from .tolerance import ratio_of
 
 
 def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tuple[Carry, Taken]:
@@ -36,7 +36,7 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
     t1 = torch.where(running, t1, t)
     h = t1 - t
     fixed = fixed if form.within is None else form.within(form, fixed, t, t1)
-    step = form.stages(form, pure, fixed, held, t1, h, at.ys, at.ks, past=at.past)
+    step = form.stages(form, pure, fixed, held, t1, h, at.ys, at.ks, past=at.past or at.keep)
     ratio = ratio_of(form, fixed, h, at.ys, step)
     ratio = ratio if step.solved is None else torch.where(step.solved, ratio, torch.inf)
     verdict = form.controller.judge_rows(ratio, h, at.memory, form.error_order)
@@ -45,7 +45,11 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
     landed = accepted & (t1 < t + dt)  # a step that was cut to land somewhere says nothing against its proposal
     proposed = torch.where(landed, torch.maximum(proposed, dt), proposed)
     attempted = at.attempted + running
-    code = next_code(form, fixed, at, t1, proposed, accepted, ratio, attempted, step.solved)
+    failed = running & ~accepted
+    if step.again is not None:
+        proposed = torch.where(step.again, dt, proposed)
+        failed = failed & ~step.again
+    code = next_code(form, fixed, at, t1, proposed, accepted, failed, ratio, attempted, step.solved)
     k1 = next_slope(form, pure, fixed, held, t1, step)
     memory = [torch.where(running, new, old) for new, old in zip(verdict.memory, at.memory)]
     going = code == RUNNING
@@ -62,8 +66,9 @@ def attempt(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> tup
         chosen(accepted, step.end, at.ys),
         chosen(accepted, k1, at.ks),
         chosen(accepted.unsqueeze(0), step.past, at.past),
+        tuple(step.keep),
     )
-    return after, Taken(accepted, t, t1, at.ys, step.slopes, at.past)
+    return after, Taken(accepted, t, t1, at.ys, step.slopes, at.past, step.keep[1:2])
 
 
 def next_code(
@@ -73,6 +78,7 @@ def next_code(
     t1: Tensor,
     proposed: Tensor,
     accepted: Tensor,
+    failed: Tensor,
     ratio: Tensor,
     attempted: Tensor,
     solved: Tensor | None,
@@ -81,7 +87,7 @@ def next_code(
     running = at.code == RUNNING
     finite = torch.isfinite(ratio)
     tiny = ~(proposed >= smallest_step(at.t))
-    hopeless = running & ~accepted & (tiny if form.controller.adaptive else ~accepted)
+    hopeless = failed & tiny if form.controller.adaptive else failed
     code = torch.where(running & (attempted >= fixed.max_steps), MAX_STEPS, at.code)
     why = torch.where(finite, STEP_TOO_SMALL, NONFINITE)
     code = torch.where(hopeless, why if solved is None else torch.where(solved, why, NEWTON_FAILED), code)

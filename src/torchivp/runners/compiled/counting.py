@@ -39,11 +39,11 @@ def evaluations(form: Form, attempts: int, looked: Sequence[bool], goes_on: bool
 
 
 def linearises(form: Form) -> bool:
-    """Whether every step has a Jacobian."""
+    """Whether every step has a Jacobian of its own."""
     tableau = form.tableau
     while hasattr(tableau, "base"):
         tableau = tableau.base
-    return bool(form.parts) or isinstance(tableau, RosenbrockTableau)
+    return (bool(form.parts) and not form.keeps) or isinstance(tableau, RosenbrockTableau)
 
 
 def looked_into(n: int, found: Found | None, ends: Tensor) -> list[bool]:
@@ -73,8 +73,9 @@ def count(field: Field, evaluations: int) -> None:
 def not_counted(field: Field, jacobians: bool = True) -> Iterator[None]:
     """What is done meanwhile has been counted before (``jacobians``: these, too)."""
     counts, evaluations = field.counts, field.evaluations
-    before = counts.jacobians, counts.factorisations
+    before, kept, field.kept = (counts.jacobians, counts.factorisations), field.kept, None
     yield
+    field.kept = kept
     field.evaluations, counts.factorisations = evaluations, before[1]
     counts.jacobians = before[0] if jacobians else counts.jacobians
 
@@ -84,3 +85,11 @@ def count_systems(field: Field, form: Form, attempts: int, steps: int) -> None:
     if linearises(form):
         field.counts.jacobians += steps
         field.counts.factorisations += attempts
+
+
+def count_matrices(field: Field, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
+    """The same where the loop keeps a matrix (see ``kept.Keep``) and counts itself."""
+    if after:
+        jacobians, factorisations = (after[0] - before[0]).tolist()
+        field.counts.jacobians += jacobians
+        field.counts.factorisations += factorisations

@@ -7,7 +7,7 @@ stands in the program once, whatever the number of stages. What an iteration doe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -21,10 +21,12 @@ from ...span import _SLACK
 from .derivatives import flat, leaves_of
 from .explicit import looked_inside, moved
 from .jacobians import linearised
+from .kept import Keep, renewed
 from .program import kept
 from .pure import Pure
-from .step import Fixed, Form, Part, Stages, State, over_tolerance, slope_at_end, slopes, weighted
+from .step import Fixed, Form, Part, Stages, State, slope_at_end, slopes, weighted
 from .systems import BandMatrix, DenseMatrix, Solve
+from .tolerance import over_tolerance
 
 
 def tableau_of(method: DiagonalRungeKutta) -> Tableau:
@@ -108,6 +110,7 @@ class Course:
         self.members = [here, ~here][: len(self.parts)]
         self.taken = [(x & (h > 0)).any() for x in self.members]
         gammas = torch.where(here, torch.full_like(h, self.parts[0].gamma), self.parts[-1].gamma)
+        self.c = gammas * h
         self.gamma_h = gammas.unsqueeze(-1).to(ys[0].dtype) * self.size
 
     @property
@@ -204,8 +207,8 @@ class Iteration(NamedTuple):
 
     Attributes:
         numbers: int64 ``[4]``: stage, turn, evaluations of ``f``, whether it got stuck.
-        rows: float64 ``[5, *batch]``: size of the increment before, what remains of one, whether the root of this stage
-            was found, whether it is still looked for, whether any root was missed.
+        rows: float64 ``[6, *batch]``: size of the increment before, what remains of one, whether the root of this stage
+            was found, whether it is still looked for, whether any root was missed, the most that remained in a stage.
         x: the slope of this stage, ``[*batch, n]``; ``k``: of all stages so far, ``[S, *batch, n]``.
     """
 
@@ -229,19 +232,28 @@ def diagonal_stages(
 ) -> Stages:
     """A step that ends at ``t1``."""
     course = Course(form, pure, fixed, held, t1, h, ys)
-    solve = course.solver(t1 - h, ys)
+    matrix = None
+    if form.keeps:
+        jacobian = partial(course.jacobian, t1 - h, ys)
+        matrix = renewed(Keep(*past), t1 - h, course.c, h > 0, jacobian)
+    solve = course.solver(t1 - h, ys) if matrix is None else matrix.solve
     k = course.begins(flat(ks, course.batch))
     insists = form.tableau.b_err is None and not form.by_rows  # nobody will make the step shorter
     found = iterated(course, started(course, k), lambda stage, z: solve, stops=insists)
     if insists:  # Newton's own method, with the matrix at each iterate
-        found = iterated(course, started(course, found.k, found.numbers), course.solver_at, costs=2, may_rest=True)
+        found = iterated(course, started(course, found.k, found), course.solver_at, costs=2, may_rest=True)
     all_slopes: list[State] = [leaves_of(x, ys) for x in found.k.unbind(0)]
     end, extra = tail(form, pure, fixed, held, t1, h, ys, all_slopes)
     error = None
     if form.tableau.b_err is not None:
         total = course.size * weighted(form.tableau.b_err, found.k.unbind(0))
-        error = leaves_of(solve(total) if form.smoothed else total, ys)
-    return Stages([*all_slopes, *extra], end, error, found.rows[4] == 0, found.numbers[2])
+        smooth = solve if matrix is None else matrix.smooth
+        error = leaves_of(smooth(total) if form.smoothed else total, ys)
+    step = Stages([*all_slopes, *extra], end, error, found.rows[4] == 0, found.numbers[2])
+    if matrix is None:
+        return step
+    asked = found.numbers[2] + matrix.found
+    return step._replace(asked=asked, keep=matrix.served(found.rows[5]), again=(found.rows[4] != 0) & matrix.old)
 
 
 def tail(
@@ -258,16 +270,17 @@ def row(table: Tensor, i: Tensor) -> Tensor:
     return table.index_select(0, i.reshape(1))[0]
 
 
-def started(course: Course, k: Tensor, numbers: Tensor | None = None) -> Iteration:
+def started(course: Course, k: Tensor, stuck: Iteration | None = None) -> Iteration:
     """Before the first stage, or before the one that an iteration got stuck at."""
     one = torch.ones_like(course.first())
-    stage, asked = (course.first(), 0 * one) if numbers is None else (numbers[0], numbers[2])
+    stage, asked = (course.first(), 0 * one) if stuck is None else (stuck.numbers[0], stuck.numbers[2])
     at = stage.clamp(max=len(k) - 1)
     looked_for = course.rows_at(at)
     rows = [torch.full_like(course.h, x) for x in (torch.inf, 1.0, 0.0)]
+    none = torch.zeros_like(course.h)
     return Iteration(
         torch.stack([stage, 0 * one, asked, 0 * one]),
-        torch.stack([*rows, looked_for.to(torch.float64), torch.zeros_like(course.h)]),
+        torch.stack([*rows, looked_for.to(torch.float64), none, none if stuck is None else stuck.rows[5]]),
         course.known(course.guess, at, k),
         k,
     )
@@ -300,7 +313,7 @@ def iterated(
         z = course.state(stage, at.k, at.x)
         dx = solver_at(stage, z)(course.slope(stage, z) - at.x)
         found, rows, x = judged(course, at, z, dx)
-        running, missed = rows[3] > 0, rows[4]
+        running, missed, most = rows[3] > 0, rows[4], rows[5]
         through = ~running.any() | (turn + 1 >= MOST)
         members = course.rows_at(stage)
         lost = members & (found == 0)
@@ -317,6 +330,7 @@ def iterated(
             torch.where(settled, 0.0, found),
             torch.where(settled, course.rows_at(ahead), running).to(torch.float64),
             torch.where(settled & lost, 1.0, missed),
+            torch.where(settled & members, torch.maximum(most, remaining), most),
         ])  # fmt: skip
         return (
             torch.stack([following, torch.where(settled, 0, turn + 1), asked + costs, stuck.to(torch.int64)]),
@@ -330,7 +344,7 @@ def iterated(
 
 def judged(course: Course, at: Iteration, z: Tensor, dx: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Which roots were found, how the rows stand, and the slope after an increment ``dx``; as in ``newton.iterate_rows``."""
-    before, remains, found, _, missed = at.rows.unbind(0)
+    before, remains, found, _, missed, most = at.rows.unbind(0)
     running, later = at.rows[3] > 0, at.numbers[1] > 0
     remains = torch.where(later, remains, remains.clamp(min=1e-16) ** 0.8)
     moved = course.gamma_h * dx
@@ -346,7 +360,7 @@ def judged(course: Course, at: Iteration, z: Tensor, dx: Tensor) -> tuple[Tensor
     remains = torch.where(running & rounded, 1.0, remains)
     found = torch.where(running & arrived, 1.0, found)
     running = running & ~arrived & ~hopeless
-    return found, torch.stack([size, remains, found, running.to(torch.float64), missed]), x
+    return found, torch.stack([size, remains, found, running.to(torch.float64), missed, most]), x
 
 
 class Behind(NamedTuple):

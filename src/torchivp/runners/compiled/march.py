@@ -18,8 +18,9 @@ from ...problem import Problem
 from .columns import Leaves
 from .compile import not_compiled, program_of
 from .converging import convergence_of
-from .counting import count
+from .counting import count, count_matrices
 from .jacobians import Whole, jacobian_of, look_into
+from .kept import Keep, nothing_kept
 from .landings import Landings
 from .norms import norm_of
 from .past import lines_known
@@ -116,6 +117,8 @@ class Loop:
         _, tries, _, _, fresh, asked = carry.totals.tolist()
         fixed, running = fixed._replace(weights=self.weights, tables=self.tables), True
         landings = Landings(fixed.landings, self.form.unroll)
+        if self.form.keeps:  # a matrix outlives a jump
+            carry = carry._replace(keep=self.field.kept or nothing_kept(carry))
         while running:
             until = tries + min(self.attempts, landings.attempts, self.most or self.attempts)
             fixed = fixed._replace(landings=landings.ahead(carry.t))
@@ -131,6 +134,8 @@ class Loop:
             self.attempts = attempts_for(tries - before, time.perf_counter() - began)
             self.missed = asked >= MISSED
             count(self.field, asks * (tries > before) + asked % MISSED - counted % MISSED)
+            count_matrices(self.field, start.keep, carry.keep)
+            self.field.kept = Keep(*carry.keep) if carry.keep else None
             yield Part(record, fixed, carry, steps, restarts, opened)
             fresh, restarts, asks = 0, False, 0
             running = bool((carry.code == RUNNING).any())

@@ -16,7 +16,8 @@ from ...tolerance import Norm, OfState, max_norm, rms_norm
 from .columns import Leaves
 from .compile import refused
 from .pure import Pure, tracer_of
-from .step import State, size
+from .step import State
+from .tolerance import size
 
 _NAMES: dict[Any, str] = {rms_norm: "rms", max_norm: "max"}
 

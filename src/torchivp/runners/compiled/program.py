@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,8 @@ from .step import TIMES, Carry, Fixed, Form, State, Taken, in_totals, slopes_wri
 
 class Record(NamedTuple):
     """Accepted steps written down one after the other: ``[slots, *batch]`` (``tries [slots]``), of the state's tensors
-    ``[slots, *batch, ...]``, of their slopes ``[slots, stages, *batch, ...]``, of the past ``[slots, M, *batch, ...]``."""
+    ``[slots, *batch, ...]``, of their slopes ``[slots, stages, *batch, ...]``, of the past ``[slots, M, *batch, ...]``, and the
+    marks of their matrices ``[slots, 3, *batch]`` (``kept.Keep``)."""
 
     accepted: Tensor
     tries: Tensor
@@ -27,6 +29,7 @@ class Record(NamedTuple):
     ys: tuple[Tensor, ...]
     ks: tuple[Tensor, ...]
     past: tuple[Tensor, ...] = ()
+    keep: tuple[Tensor, ...] = ()
 
     def write(self, slot: Tensor, tries: Tensor, taken: Taken) -> None:
         """In place: the loop touches one slot, not all of them."""
@@ -44,7 +47,7 @@ class Record(NamedTuple):
             y.index_put_(at, taken.ys[i].unsqueeze(0))
         for i, k in enumerate(self.ks):
             k.index_put_(at, torch.stack([stage[i] for stage in taken.stages[: k.shape[1]]]).unsqueeze(0))
-        for x, line in zip(self.past, taken.past):
+        for x, line in zip((*self.past, *self.keep), (*taken.past, *taken.keep)):
             x.index_put_(at, line.unsqueeze(0))
 
     @property
@@ -56,7 +59,7 @@ class Record(NamedTuple):
         """The first ``n`` slots."""
         return Record(
             self.accepted[:n], self.tries[:n], self.t[:n], self.t1[:n], tuple(y[:n] for y in self.ys),
-            tuple(k[:n] for k in self.ks), tuple(x[:n] for x in self.past),
+            tuple(k[:n] for k in self.ks), tuple(x[:n] for x in self.past), tuple(x[:n] for x in self.keep),
         )  # fmt: skip
 
 
@@ -74,6 +77,7 @@ def new_record(form: Form, batch: Sequence[int], ys: State, past: State = ()) ->
         tuple(torch.empty(n, *y.shape, dtype=y.dtype, device=device) for y in ys),
         tuple(torch.empty(n, stages, *y.shape, dtype=y.dtype, device=device) for y in ys if stages),
         tuple(torch.empty(n, *x.shape, dtype=x.dtype, device=device) for x in past),
+        (torch.empty(n, 3, *batch, dtype=torch.float64, device=device),) if form.keeps and form.slopes > TIMES else (),
     )
 
 
@@ -87,7 +91,7 @@ def make_program(form: Form, pure: Pure) -> Program:
 
     def program(start: Carry, fixed: Fixed, held: State, record: Record | None) -> Carry:
         start = started(form, pure, fixed, held, start)
-        leaves = len(start.ys)
+        shape = len(start.ys), len(start.past)
 
         def goes_on(*now: Tensor) -> Tensor:
             return now[0][0] != 0
@@ -97,7 +101,7 @@ def make_program(form: Form, pure: Pure) -> Program:
 
         def turn(form: Form) -> Callable[..., tuple[Tensor, ...]]:
             def once(*now: Tensor) -> tuple[Tensor, ...]:
-                at = put_together(now, leaves)
+                at = put_together(now, *shape)
                 for _ in range(form.unroll):
                     before = at
                     at, taken = attempt(form, pure, fixed, held, before)
@@ -107,14 +111,14 @@ def make_program(form: Form, pure: Pure) -> Program:
                 if record is not None:
                     room = room & (at.slot < form.slots)
                 totals = in_totals(at.go & room, *at.totals[1:].unbind(0))
-                return (totals, at.rows, *at.ys, *at.ks, *at.past)
+                return (totals, at.rows, *at.ys, *at.ks, *at.past, *at.keep)
 
             return once
 
-        now: Sequence[Tensor] = (start.totals, start.rows, *start.ys, *start.ks, *start.past)
+        now: Sequence[Tensor] = (start.totals, start.rows, *start.ys, *start.ks, *start.past, *start.keep)
         if form.opening is not None:
             now = kept(opens, turn(opened(form)), tuple(now))
-        return put_together(while_loop(goes_on, turn(form), tuple(now)), leaves)
+        return put_together(while_loop(goes_on, turn(form), tuple(now)), *shape)
 
     return program
 
@@ -138,7 +142,8 @@ def known(times: Tensor) -> Tensor:
     return torch.isfinite(times).all()
 
 
-def put_together(tensors: Sequence[Tensor], leaves: int) -> Carry:
-    """A carry from its tensors."""
+def put_together(tensors: Sequence[Tensor], leaves: int, lines: int) -> Carry:
+    """A carry from its tensors, so many of which are the state's and the past's."""
     totals, rows, *rest = tensors
-    return Carry(totals, rows, tuple(rest[:leaves]), tuple(rest[leaves : 2 * leaves]), tuple(rest[2 * leaves :]))
+    ys, ks, past, keep = (tuple(rest[a:b]) for a, b in pairwise((0, leaves, 2 * leaves, 2 * leaves + lines, len(rest))))
+    return Carry(totals, rows, ys, ks, past, keep)

@@ -64,4 +64,4 @@ def again(form: Form, pure: Pure, fixed: Fixed, held: State, times: Record, at: 
         chosen(accepted, k1, at.ks),
         chosen(accepted.unsqueeze(0), step.past, at.past),
     )
-    return after, Taken(accepted, times.t, t1, at.ys, step.slopes, at.past)
+    return after, Taken(accepted, times.t, t1, at.ys, step.slopes, at.past, ())

@@ -21,7 +21,6 @@ from ...per_sample.trajectory import AtEnds, RowTrajectory, Values
 from ...plan import Plan
 from ...progress import watched
 from ...solution import Status
-from ...span import RowSpan, spread
 from ...trajectory import Series, Start, Tape, TapeEntry
 from .. import rows as plain
 from ..eager import UNKNOWN, KnownSlope, Run
@@ -29,6 +28,7 @@ from ..rows import caught, finished, first_outputs, keep
 from .attached import attach
 from .counting import count, count_systems, evaluations, looked_into, not_counted, slope_at_end
 from .march import COMPILED, Kind, Loop, Part, loop_for, refuse_lost_gradient, written
+from .origins import Origins
 from .outputs import ends_of, values_at
 from .past import carries, handed_on, history_at
 from .path import Path
@@ -96,7 +96,8 @@ def with_gradient(
         check_start: the states are computed backwards, as ``reversible`` does it, and this looks at those that are known.
         series: the steps are taken again, so many at a time.
     """
-    if not goes_back(problem, plan, check_start is not None):
+    check(problem, plan, COMPILED.name)
+    if not goes_back(problem, plan, check_start is not None, series is not None):
         return None
     writer: AtOnce | StepByStep
     with torch.no_grad():
@@ -313,6 +314,7 @@ class StepByStep:
     def __init__(self, problem: RowsProblem, plan: Plan, out: Run, path: Path | None = None):
         self.problem, self.plan, self.out, self.path = problem, plan, out, path
         self.loop: Any = None
+        self.origins = Origins()
 
     def start(self) -> None:
         self.looked: list[bool] = []
@@ -336,10 +338,10 @@ class StepByStep:
                 continue
             k = new.k[n].reshape(-1, width)
             y0, y1 = state.y, new.y1[n].reshape(1, width)
-            last, first = plan.limits._last(t1), plan.limits._first(t)
-            span = RowSpan(t, t1, t1 - t, spread(t1 - t, y0), last, first, state.frozen).taken_by(accepted)
+            span = plan.limits.span(t, t1, state.frozen).taken_by(accepted)
             timed = problem.timed(span)
-            step = Step(y1, k, weights, None, ())
+            origin = self.origins.of(self.loop.form, part.record, n, span, y0, k)
+            step = Step(y1, k, weights, None, (), origin=origin)
             known = state.history if self.loop.form.hands_on and state.history else ((timed.t, k[:1]),)
             taken = RowsTaken(
                 problem, plan, span, timed, y0, state.history, state.ready, known, step, span.choose(y1, y0),

@@ -21,6 +21,7 @@ from .backward import exchanged
 from .columns import Leaves
 from .counting import count, evaluations
 from .derivatives import derivative_of, leaves_of
+from .jacobians import Whole
 from .march import COMPILED, Loop, look_at
 from .norms import Largest
 from .pure import Pure, Seen
@@ -239,7 +240,7 @@ def trace(pure: AugmentedRows, plan: Plan, t: Tensor, ys: State, held: State) ->
     """Look at what the loop finds again: the products, and their Jacobian, where the method needs it."""
     pure.trace(t, ys, held)
     if plan.method.uses_jacobian:
-        derivative_of(pure, t, ys, held)
+        derivative_of(pure, t, ys, held, Whole.products)
 
 
 def form_for(problem: RowsProblem, plan: Plan, leaves: Leaves, parts: int, writes: bool) -> Form:
@@ -252,7 +253,7 @@ def form_for(problem: RowsProblem, plan: Plan, leaves: Leaves, parts: int, write
     norm = Largest(tolerance.name, parts, len(leaves.layout.shapes) // parts, None)
     slopes = ALL if writes else TIMES
     slots = slots_for(problem, plan, slopes) if writes else 0
-    form = form_of(problem, plan, leaves, slots=slots, slopes=slopes, looks_inside=writes, norm=norm)
+    form = form_of(problem, plan, leaves, slots=slots, slopes=slopes, looks_inside=writes, norm=norm, jacobian=Whole())
     return replace(form, starts=True)
 
 

@@ -15,6 +15,7 @@ from ..._types import Rows
 from ...controllers import PID
 from ...errors import NotCompilable
 from ...linalg.jacobian import Autograd, Given
+from ...linalg.kept import dear
 from ...linalg.lapack import routines
 from ...linalg.structured import Banded, Sparse
 from ...methods import ALF, ExplicitAdams, ImplicitAdams, Method, Projected, Reversible, ReversibleHeun
@@ -261,6 +262,7 @@ def form_of(
         onto=onto,
         undo=family.undo,
         within=just_inside if asks_inside(plan) else None,
+        keeps=keeps(problem, plan),
     )
     for manner in manners_of(plan):
         form = around(form, manner)
@@ -276,13 +278,20 @@ def suits(problem: Problem, plan: Plan) -> bool:
     return isinstance(plan.method, ExplicitRungeKutta | Rosenbrock)
 
 
-def goes_back(problem: Problem, plan: Plan, undoes: bool) -> bool:
+def keeps(problem: Problem, plan: Plan) -> bool:
+    """Whether a matrix is carried from attempt to attempt."""
+    return family_of(plan.method).back is not None and dear(problem.field.jacobian, problem.layout.width)
+
+
+def goes_back(problem: Problem, plan: Plan, undoes: bool, retakes: bool) -> bool:
     """Whether the discrete gradient is compiled, too: not that by times where steps are undone, their equations are solved, their
     polynomials change with their sizes, or ``f`` is asked just inside of them.
 
     Args:
-        undoes: the steps.
+        undoes: the steps; ``retakes``: them (which a matrix that was kept makes others).
     """
+    if retakes and keeps(problem, plan):
+        return False
     solves = family_of(plan.method).back is not None
     by_times = problem.clock.times is not None
     moves = undoes or solves or bare(plan.method).weights_depend_on_times or asks_inside(plan)

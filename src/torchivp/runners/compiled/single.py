@@ -24,13 +24,13 @@ from ...problem import Problem
 from ...progress import watched
 from ...saving import EveryStep, GivenTimes
 from ...solution import Status
-from ...span import OneSpan
 from ...trajectory import Series, Start, Tape, TapeEntry
 from .. import eager
 from ..eager import UNKNOWN, KnownSlope, Run, caught, counters, keep, not_started, watch_for_events
 from .attached import attach
 from .counting import count, count_systems, evaluations, looked_into, not_counted, slope_at_end
 from .march import COMPILED, Kind, Loop, Part, Written, loop_for, refuse_lost_gradient, written
+from .origins import Origins
 from .outputs import Found, ends_of, polynomials, values_at
 from .past import carries, handed_on, history_at
 from .path import Path, Pieces
@@ -68,7 +68,10 @@ def with_gradient(
         check_start: the states are computed backwards, as ``reversible`` does it, and this looks at those that are known.
         series: the steps are taken again, so many at a time.
     """
-    if not goes_back(problem, plan, check_start is not None) or (problem.resume is not None and problem.resume.history):
+    check(problem, plan, COMPILED.name)
+    if not goes_back(problem, plan, check_start is not None, series is not None) or (
+        problem.resume is not None and problem.resume.history
+    ):
         return None
     writer: AtOnce | StepByStep
     with torch.no_grad():
@@ -340,6 +343,7 @@ class StepByStep:
         self.problem, self.plan, self.out, self.path = problem, plan, out, path
         self.loop: Any = None
         self.following: tuple[History, bool] = (), False
+        self.origins = Origins()
 
     def start(self) -> None:
         self.looked: list[bool] = []
@@ -358,11 +362,13 @@ class StepByStep:
         handed = (
             handed_on(self.loop, part, new.t1.flatten().tolist()) if carries(self.loop.form) else [None] * new.steps
         )
-        for (t, t1, tries), y0, y1, k, after in zip(numbers, new.y0, new.y1, new.k.squeeze(2), handed):
-            span = OneSpan(t, t1, plan.limits._last(t1), plan.limits._first(t), t1 - t)
+        steps = zip(numbers, new.y0, new.y1, new.k.squeeze(2), handed)
+        for n, ((t, t1, tries), y0, y1, k, after) in enumerate(steps):
+            span = plan.limits.span(t, t1)
             taken = kind(
                 self.problem, plan, span, self.problem.timed(span), y0, state.history, state.ready,
-                Step(y1, k[:shown], weights, None, ()), plan.method, looked_into=kind is TakenStep,
+                Step(y1, k[:shown], weights, None, (), origin=self.origins.of(self.loop.form, part.record, n, span, y0, k)),
+                plan.method, looked_into=kind is TakenStep,
             )  # fmt: skip
             state.t, state.y, state.dt = t1, y1, t1 - t
             state.attempted, state.accepted = before + tries, state.accepted + 1

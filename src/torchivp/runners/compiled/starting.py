@@ -8,7 +8,8 @@ from torch import Tensor
 from ...per_sample.loop import CODES, RUNNING
 from ...solution import Status
 from .pure import Pure
-from .step import NONFINITE, Carry, Fixed, Form, State, chosen, in_rows, in_totals, size_of, slopes, smallest_step, wide
+from .step import NONFINITE, Carry, Fixed, Form, State, chosen, in_rows, in_totals, slopes, smallest_step, wide
+from .tolerance import size_of
 
 NONFINITE_STATE = CODES.index(Status.NONFINITE_STATE)
 
@@ -27,8 +28,8 @@ def started(form: Form, pure: Pure, fixed: Fixed, held: State, at: Carry) -> Car
         code = torch.where(asked & ~all_finite(ks, dt.dim()), NONFINITE, code)
         code = torch.where(at.fresh & ~all_finite(at.ys, dt.dim()), NONFINITE_STATE, code)
     go = at.go & (code == RUNNING).any()
-    return Carry(
-        in_totals(go, *at.totals[1:].unbind(0)), in_rows(at.t, dt, code, *at.rows[3:].unbind(0)), at.ys, ks, at.past
+    return at._replace(
+        totals=in_totals(go, *at.totals[1:].unbind(0)), rows=in_rows(at.t, dt, code, *at.rows[3:].unbind(0)), ks=ks
     )
 
 

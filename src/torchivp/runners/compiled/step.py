@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ...controllers import Controller
-from ...estimates import combined
 from ...methods.tableau import DenseOutput, Number, Tableau, hermite
 from ...per_sample.loop import CODES
 from ...solution import Status
@@ -42,7 +41,8 @@ class Stages(NamedTuple):
         solved: the rows ``[*batch]`` whose equations were solved; None: there are none.
         asked: evaluations of ``f`` nobody could foresee, 0-d, and ``MISSED`` where they did not suffice; None: there are none.
         slope: what the next step begins with; None: the slope at the end.
-        past: as in ``Carry``, of the next step.
+        past: as in ``Carry``, of the next step; ``keep``: of the next attempt.
+        again: the rows ``[*batch]`` that try the same step again (see ``Step.again``); None: there are none.
     """
 
     slopes: list[State]
@@ -52,6 +52,8 @@ class Stages(NamedTuple):
     asked: Tensor | None = None
     slope: State | None = None
     past: State = ()
+    keep: State = ()
+    again: Tensor | None = None
 
 
 class Part(NamedTuple):
@@ -112,6 +114,7 @@ class Form:
         of_q: so many tensors make up ``q`` in a state ``(q, p)``, for a method that needs one.
         onto: the projection onto a manifold; ``within``: makes of ``Fixed`` that of a step, as ``just_inside`` does.
         inside: the slopes that only the interpolant needs, and the evaluations of ``f`` that they take; none where nobody looks.
+        keeps: a matrix is carried from attempt to attempt (see ``kept``).
         undo: computes where a step began from where it ends, as ``heun_undone`` does (None: nobody can).
     """
 
@@ -145,6 +148,7 @@ class Form:
     inside: tuple[int, int] = (0, 0)
     undo: Callable[..., Where] | None = None
     within: Callable[..., Fixed] | None = None
+    keeps: bool = False
 
 
 class Where(NamedTuple):
@@ -216,6 +220,7 @@ class Carry(NamedTuple):
         past: what a method carries besides, ``M`` lines ``[M, *batch, ...]`` for every tensor of the state; behind them, where
             there is an opening, the times of the lines ``[M, *batch]`` (nan: not known yet). Before the first step the lines
             hold the state.
+        keep: a matrix and what it came from, of a method that keeps one (see ``kept.Keep``).
     """
 
     totals: Tensor
@@ -223,6 +228,7 @@ class Carry(NamedTuple):
     ys: tuple[Tensor, ...]
     ks: tuple[Tensor, ...]
     past: tuple[Tensor, ...] = ()
+    keep: tuple[Tensor, ...] = ()
 
     @property
     def go(self) -> Tensor:
@@ -284,8 +290,8 @@ def in_rows(*numbers: Tensor) -> Tensor:
 
 
 class Taken(NamedTuple):
-    """An attempt, as it is written down: who took it, from where to where, with which slopes (by stage, then by tensor) and
-    past."""
+    """An attempt, as it is written down: who took it, from where to where, with which slopes (by stage, then by tensor), past
+    and marks (see ``kept.Keep``)."""
 
     accepted: Tensor
     t: Tensor
@@ -293,6 +299,7 @@ class Taken(NamedTuple):
     ys: State
     stages: list[State]
     past: State
+    keep: State
 
 
 def wide(x: Tensor, y: Tensor) -> Tensor:
@@ -388,55 +395,6 @@ def at_end(form: Form, looked: bool) -> tuple[int, ...]:
         return ()
     extra = (form.tableau.dense or hermite(form.tableau)).end_slope(form.tableau.b)
     return () if extra is None else (len(form.tableau.b) + extra,)
-
-
-def size(norm: str, xs: State, batch: int) -> Tensor:
-    """The norm of a scaled error, float64 ``[*batch]``."""
-    if norm == "max":
-        parts = [x.abs().reshape(*x.shape[:batch], -1).amax(-1) for x in xs]
-        return torch.stack(parts).amax(0).to(torch.float64)
-    total = weighted([1.0] * len(xs), [(x * x).reshape(*x.shape[:batch], -1).sum(-1) for x in xs])
-    width = sum(x[(0,) * batch].numel() for x in xs)
-    return (total / width).sqrt().to(torch.float64)
-
-
-def size_of(form: Form, fixed: Fixed, xs: State, like: Tensor) -> Tensor:
-    """The error norm, float64, in the shape of the times ``like``."""
-    if isinstance(form.norm, str):
-        return size(form.norm, xs, like.dim())
-    (out,) = form.norm(like, xs, fixed.weights)
-    return out.to(torch.float64).reshape(like.shape)
-
-
-def ratio_of(form: Form, fixed: Fixed, h: Tensor, ys: State, step: Stages) -> Tensor:
-    """Error over tolerance; without an estimate 0, or nan where the state is not finite."""
-    batch, y1 = h.dim(), step.end
-    if form.tableau.b_err is None or not form.controller.adaptive:
-        bad = size("max", [torch.where(torch.isfinite(y), 0.0, 1.0).to(y.dtype) for y in y1], batch)
-        return torch.where(bad > 0, torch.nan, 0.0).to(torch.float64)
-
-    def scaled(b_err: Sequence[Number]) -> Tensor:
-        found = step.slopes[form.lead :]
-        errors = [wide(h, y) * weighted(b_err, [k[i] for k in found]) for i, y in enumerate(ys)]
-        return over_tolerance(form, fixed, errors, ys, y1, h)
-
-    if step.error is not None:
-        return over_tolerance(form, fixed, step.error, ys, y1, h)
-    ratio = scaled(form.tableau.b_err)
-    lower = getattr(form.tableau, "b_err_lower", None)
-    if lower is not None:
-        ratio = combined(ratio, scaled(lower))
-    return ratio
-
-
-def over_tolerance(form: Form, fixed: Fixed, errors: State, ys: State, y1: State, like: Tensor) -> Tensor:
-    """The size of errors of a step from ``ys`` to ``y1``, in the shape of the times ``like``."""
-    parts = []
-    for i, (error, y, end) in enumerate(zip(errors, ys, y1)):
-        error = error + end * 0  # an infinite end would hide behind its own scale
-        parts.append(error / (fixed.atol[i] + fixed.rtol[i] * torch.maximum(y.abs(), end.abs())))
-    ratio = size_of(form, fixed, parts, like)
-    return ratio.amax().expand(ratio.shape) if form.couple else ratio
 
 
 def smallest_step(t: Tensor) -> Tensor:

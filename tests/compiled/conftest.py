@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from torch import Tensor
 
-from torchivp.runners.compiled import backward, diagonal, program, quadrature, retake, undo
+from torchivp.runners.compiled import backward, diagonal, program, quadrature, retake, split, undo
 from torchivp.runners.compiled import compile as compiling
 
 
@@ -22,6 +22,6 @@ def python_loops(monkeypatch: pytest.MonkeyPatch) -> None:
             now = turn(*now)
         return tuple(now)
 
-    for module in (program, backward, undo, quadrature, diagonal, retake):
+    for module in (program, backward, undo, quadrature, diagonal, retake, split):
         monkeypatch.setattr(module, "while_loop", while_loop)
     monkeypatch.setattr(compiling, "compiled", lambda program, *about, **how: program)

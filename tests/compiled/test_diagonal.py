@@ -11,7 +11,6 @@ from torch import Tensor
 import torchivp
 from compiled.pairs import ROWS, SWING, TIMES, assert_same, both, gradients, torch64
 from compiled.test_rosenbrock import RATES, START, robertson
-from torchivp.errors import NotCompilable
 from torchivp.methods.dirk import TRBDF2, Kvaerno4
 from torchivp.runners.compiled.diagonal import parts_of, tableau_of
 
@@ -114,9 +113,3 @@ def test_a_root_that_is_not_found_makes_the_step_shorter() -> None:
         return torch.where(y > 0.9, 1e3 * (1 - y) ** 3 - 200 * torch.sin(40 * y), 1.0 + y)
 
     assert_same(*both(f, torch.tensor([0.1], dtype=torch64), (0.0, 3.0), method="kvaerno5"), tol=1e-6, nfe=False)
-
-
-def test_what_is_refused() -> None:
-    split = torchivp.Split(implicit=lambda t, y: -y, explicit=lambda t, y: torch.cos(t) * y)
-    with pytest.raises(NotCompilable, match="Split"):
-        torchivp.solve(split, ROWS[0], (0.0, 1.0), method="kencarp4", runner="compiled")

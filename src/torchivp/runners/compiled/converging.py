@@ -12,20 +12,19 @@ from torch import Tensor
 from ...methods import Method
 from ...problem import Problem
 from .compile import refused
-from .pure import Pure, Seen, held_too, tracer_of
+from .pure import Beside, Seen, tracer_of
 
 
 @dataclass(frozen=True)
 class Converged:
-    """The user's ``converged``, as it was traced for each of the corrections, with the places of what it holds."""
+    """The user's ``converged``, as it was traced for each of the corrections."""
 
-    tests: tuple[tuple[Pure, tuple[int, ...]], ...]
+    tests: tuple[Beside, ...]
 
     def __call__(self, old: Sequence[Tensor], new: Sequence[Tensor], i: int, held: Sequence[Tensor]) -> Tensor:
         """Whether correction ``i`` of a state was the last one, 0-d."""
-        test, places = self.tests[i]
         rows = [torch.cat([x.reshape(1, -1) for x in xs], dim=1) for xs in (old, new)]
-        (done,) = test(rows[0].new_zeros(()), rows, [held[place] for place in places])
+        (done,) = self.tests[i](rows[0].new_zeros(()), rows, held)
         return done.reshape(()) != 0
 
 
@@ -44,8 +43,8 @@ def convergence_of(problem: Problem, method: Method, seen: Seen) -> tuple[Conver
     for i in range(method.corrections):  # type: ignore[attr-defined]
         with refused("runner='compiled' does not go with this converged=: "), torch.no_grad():
             test = tracer_of(asked)(_after, t, (y, y + 1), (asked, (None,) * i))
-        places, seen = held_too(seen, test.held)
-        tests.append((test.pure, places))
+        beside, seen = Beside.of(test, seen)
+        tests.append(beside)
     return Converged(tuple(tests)), seen
 
 

@@ -29,7 +29,7 @@ def evaluations(form: Form, attempts: int, looked: Sequence[bool], goes_on: bool
     opened = min(opened, attempts)
     total += (attempts - opened) * form.asks + (opened * form.opening.asks if form.opening else 0)
     if linearises(form):
-        total += len(looked)  # a Jacobian in every step
+        total += attempts if every_attempt(form) else len(looked)  # for Jacobians
     if form.hands_on or at_end(form, False) or opened >= len(looked):
         return total
     known = (
@@ -44,6 +44,14 @@ def linearises(form: Form) -> bool:
     while hasattr(tableau, "base"):
         tableau = tableau.base
     return (bool(form.parts) and not form.keeps) or isinstance(tableau, RosenbrockTableau)
+
+
+def every_attempt(form: Form) -> bool:
+    """Whether a rejected attempt has a Jacobian of its own, too."""
+    tableau = form.tableau
+    while not hasattr(tableau, "each_attempt") and hasattr(tableau, "base"):
+        tableau = tableau.base
+    return getattr(tableau, "each_attempt", False)
 
 
 def looked_into(n: int, found: Found | None, ends: Tensor) -> list[bool]:
@@ -83,7 +91,7 @@ def not_counted(field: Field, jacobians: bool = True) -> Iterator[None]:
 def count_systems(field: Field, form: Form, attempts: int, steps: int) -> None:
     """The Jacobians and factorisations of so many attempts, and of the steps that were taken."""
     if linearises(form):
-        field.counts.jacobians += steps
+        field.counts.jacobians += attempts if every_attempt(form) else steps
         field.counts.factorisations += attempts
 
 

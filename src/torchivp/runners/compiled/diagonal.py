@@ -196,6 +196,10 @@ class Course:
     def transposed_at(self, stage: Tensor, z: Tensor) -> Solve:
         return self.jacobian(self.time(stage), leaves_of(z, self.ys)).transposed(self.gamma_h)
 
+    def with_others(self, k: Tensor, stage: Tensor, x: Tensor, settled: Tensor) -> Tensor:
+        """The slopes with what else belongs to this stage, if its slope ``x`` is ``settled``."""
+        return k
+
     def measure(self, dz: Tensor, z: Tensor) -> Tensor:
         """Error over tolerance of a change of this stage's state, ``[*batch]``."""
         errors, ends = leaves_of(dz, self.ys), leaves_of(z, self.ys)
@@ -274,7 +278,7 @@ def started(course: Course, k: Tensor, stuck: Iteration | None = None) -> Iterat
     """Before the first stage, or before the one that an iteration got stuck at."""
     one = torch.ones_like(course.first())
     stage, asked = (course.first(), 0 * one) if stuck is None else (stuck.numbers[0], stuck.numbers[2])
-    at = stage.clamp(max=len(k) - 1)
+    at = stage.clamp(max=len(course.nodes) - 1)
     looked_for = course.rows_at(at)
     rows = [torch.full_like(course.h, x) for x in (torch.inf, 1.0, 0.0)]
     none = torch.zeros_like(course.h)
@@ -302,7 +306,7 @@ def iterated(
         costs: evaluations of ``f`` in plain PyTorch for an iteration, those for its matrix included.
         may_rest: there may be nothing to do.
     """
-    stages = len(start.k)
+    stages = len(course.nodes)
 
     def more(numbers: Tensor, *rest: Tensor) -> Tensor:
         return (numbers[0] < stages) & (numbers[3] == 0)
@@ -318,9 +322,10 @@ def iterated(
         members = course.rows_at(stage)
         lost = members & (found == 0)
         stuck = through & lost.any() if stops else torch.zeros_like(through)
-        numbers = torch.arange(stages, device=x.device).reshape(-1, *[1] * x.dim())
+        numbers = torch.arange(len(at.k), device=x.device).reshape(-1, *[1] * x.dim())
         settled = through & ~stuck
         k = torch.where(settled & (numbers == stage) & members.unsqueeze(-1), x, at.k)
+        k = course.with_others(k, stage, x, settled)
         following = torch.where(settled, course.after(stage), stage)
         ahead = following.clamp(max=stages - 1)
         remaining = torch.where((found > 0) & torch.isfinite(rows[1]), rows[1], 1.0)

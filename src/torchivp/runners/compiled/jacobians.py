@@ -15,7 +15,7 @@ from ...linalg.structured import Banded, Sparse, compare
 from ...problem import Problem
 from .compile import refused
 from .derivatives import Products, derivative_of, flat, leaves_of
-from .pure import Pure, Seen, held_too, tracer_of
+from .pure import Beside, Pure, Seen, held_too, tracer_of
 from .step import Fixed, Form, State, limited, wide
 from .systems import BandMatrix, DenseMatrix
 
@@ -70,15 +70,14 @@ class Pattern(Whole):
 
 @dataclass(frozen=True)
 class Told(Whole):
-    """The user's function, as it was traced, with the places of what it holds."""
+    """The user's function, as it was traced."""
 
-    function: Pure
-    places: tuple[int, ...]
+    function: Beside
 
     products = Products(0)
 
     def found(self, lines: Lines, t: Tensor, ys: State, held: State) -> Tensor:
-        (entries,) = self.function(t, ys, [held[i] for i in self.places])
+        (entries,) = self.function(t, ys, held)
         n = flat(ys, t.dim()).shape[-1]
         return entries.reshape(*t.shape, n, n)
 
@@ -105,8 +104,8 @@ def jacobian_of(problem: Problem, seen: Seen) -> tuple[Whole, Seen]:
         with refused("runner='compiled' does not go with this jac: "), torch.no_grad():
             told = tracer_of(field.jacobian.function)(field.jacobian.function, t, y, field.args)
         checked(told.slopes[0], field)
-        places, seen = held_too(seen, told.held)
-        return Told(told.pure, places), seen
+        function, seen = Beside.of(told, seen)
+        return Told(function), seen
     return (Whole() if band is None else band), seen
 
 

@@ -26,8 +26,9 @@ from .norms import norm_of
 from .past import lines_known
 from .program import Program, Record, make_program, new_record
 from .projected import with_projection
-from .pure import Pure, Seen, tracer_of, uncounted
+from .pure import Beside, Pure, Seen, tracer_of, uncounted
 from .setup import TINY, bare, family_of, form_of, slots_for
+from .split import is_split
 from .step import MISSED, Carry, Fixed, Form
 
 _FIRST, _SECONDS = 2_000, 0.25  # attempts in the first call; how long the others should take
@@ -165,21 +166,37 @@ def loop_for(
     seen = look_at(problem.field, problem.t0, problem.finite_start(), kind.name)
     onto, seen = with_projection(problem, plan, seen)
     method = bare(plan.method)
-    how, seen = jacobian_of(problem, seen) if method.uses_jacobian else (Whole(), seen)
+    parts: tuple[Beside, ...] = ()
+    how = Whole()
+    if is_split(problem, method):
+        parts, how, seen = parts_of(problem, seen, kind.name)
+    elif method.uses_jacobian:
+        how, seen = jacobian_of(problem, seen)
     converged, seen = convergence_of(problem, method, seen)
-    if kind.fuses and isinstance(norm, str) and onto is None and how == Whole() and converged is None:
+    if kind.fuses and isinstance(norm, str) and onto is None and how == Whole() and converged is None and not parts:
         seen = seen._replace(pure=seen.pure.in_columns)
     leaves = Leaves(problem.layout, seen.pure.columns)
     form = form_of(
         problem, plan, leaves, slots=slots, slopes=slopes, looks_inside=looks_inside, norm=norm, onto=onto,
-        small=whole.layout.size <= TINY, jacobian=how, converged=converged,
+        small=whole.layout.size <= TINY, jacobian=how, converged=converged, parts=parts,
     )  # fmt: skip
     if method.uses_jacobian:
         t = problem.field.time(problem.t0).to(problem.layout.real_dtype)
         ys = [y.to(dtype) for y, dtype in zip(leaves.of(problem.finite_start()), form.dtypes)]
-        look_into(seen.pure, how, t, ys, seen.held)
-    tables = family_of(method).tables(method, problem.y0.dtype, problem.y0.device)
+        pure, held = (parts[0].pure, parts[0].own(seen.held)) if parts else (seen.pure, seen.held)
+        look_into(pure, how, t, ys, held)
+    tables = family_of(method, problem).tables(method, problem.y0.dtype, problem.y0.device)
     return Loop(problem.field, kind, form, seen, leaves, weights, tables)
+
+
+def parts_of(problem: Problem, seen: Seen, name: str) -> tuple[tuple[Beside, ...], Whole, Seen]:
+    """The two parts of ``f`` as they were traced, how the Jacobian of the first is found, and ``f`` with what all that holds."""
+    fields: Any = problem.field.parts()
+    stiff, other = (look_at(field, problem.t0, problem.finite_start(), name) for field in fields)
+    how, stiff = jacobian_of(problem, stiff)
+    implicit, seen = Beside.of(stiff, seen)
+    explicit, seen = Beside.of(other, seen)
+    return (implicit, explicit), how, seen
 
 
 def refuse_lost_gradient(problem: Problem, loop: Loop) -> None:

@@ -7,6 +7,7 @@ import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import count, zip_longest
 from typing import Any, NamedTuple
@@ -90,6 +91,32 @@ def held_too(seen: Seen, tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], Se
     held = list(seen.held)
     places = tuple(_kept(x, held).i for x in tensors)
     return places, seen._replace(held=held)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A function that was traced beside ``f``.
+
+    Args:
+        pure: the function.
+        places: of the tensors that it holds among those that ``f`` holds.
+    """
+
+    pure: Pure
+    places: tuple[int, ...]
+
+    @classmethod
+    def of(cls, other: Seen, seen: Seen) -> tuple[Beside, Seen]:
+        """The function ``other``, and ``f`` with what that holds besides."""
+        places, seen = held_too(seen, other.held)
+        return cls(other.pure, places), seen
+
+    def own(self, held: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors that it holds itself."""
+        return [held[i] for i in self.places]
+
+    def __call__(self, t: Tensor, ys: Sequence[Tensor], held: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return self.pure(t, ys, self.own(held))
 
 
 class Tracer:

@@ -31,7 +31,6 @@ from ...per_sample.problem import RowsProblem
 from ...per_sample.tolerance import RowTolerance
 from ...plan import Plan
 from ...problem import Problem
-from ...split import Split
 from ...state import Layout
 from ...transforms import recorded
 from .adams import adams_stages, coefficients, formula_of, opening_of
@@ -44,7 +43,7 @@ from .explicit import explicit_stages
 from .geometric import NYSTROEM, composition_of, nystroem_stages, splitting_stages, splitting_undone
 from .jacobians import Whole, band_of
 from .past import past_of
-from .projected import Onto
+from .pure import Beside
 from .reversible import (
     TWO_SLOPES,
     alf_stages,
@@ -57,6 +56,7 @@ from .reversible import (
     twofold_of,
 )
 from .rosenbrock import rosenbrock_stages
+from .split import is_split, split_back, split_parts, split_stages, split_tableau, split_tables, split_weights
 from .step import ALL, TIMES, Carry, Fixed, Form, NormOf, Opening, Part, Stages, Where, stages_inside
 
 _UNROLL, TINY = 2, 64  # in states of so few numbers the turns of a loop cost more than the steps
@@ -72,9 +72,6 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         "{method!r}, which iterates": name == "cuda_graph" and isinstance(method, DiagonalRungeKutta),
         "{method!r}, which begins with other steps": name == "cuda_graph"
         and isinstance(method, ExplicitAdams | ImplicitAdams),
-        "a Split field": isinstance(method, DiagonalRungeKutta)
-        and method.companion is not None
-        and isinstance(problem.field.f, Split),
         "{jacobian!r} (a band, a pattern or a function do)": not isinstance(
             problem.field.jacobian, Autograd | Banded | Sparse | Given | NoneType
         ),
@@ -112,7 +109,7 @@ class Family:
     stages: Callable[..., Stages]
     back: Callable[..., Any] | None = None
     undo: Callable[..., Where] | None = None
-    lead: int = 0
+    lead: int | Callable[[Any], int] = 0
     hands_on: bool = False
     tableau: Callable[[Any], Any] = lambda method: method.tableau
     weights: Callable[..., Tensor] = lambda method, dtype, device: method.interpolant(dtype, device)
@@ -185,6 +182,18 @@ FAMILIES: dict[type[Method], Family] = {
 }
 
 
+IMEX = Family(
+    split_stages,
+    split_back,
+    tableau=split_tableau,
+    weights=split_weights,
+    tables=split_tables,
+    parts=split_parts,
+    lead=lambda tableau: len(tableau.b),
+    asks=lambda tableau: len(tableau.b),  # for the other part; iterations are counted in the loop
+)
+
+
 def bare(method: Method) -> Method:
     """The method inside of one with something around it."""
     while isinstance(method, Projected | Chord):
@@ -192,7 +201,13 @@ def bare(method: Method) -> Method:
     return method
 
 
-def family_of(method: Method) -> Family:
+def family_of(method: Method, problem: Problem | None = None) -> Family:
+    """
+    Args:
+        problem: to be solved, where it matters whether its ``f`` comes in two parts.
+    """
+    if problem is not None and is_split(problem, bare(method)):
+        return IMEX
     return next(family for kind, family in FAMILIES.items() if isinstance(bare(method), kind))
 
 
@@ -221,14 +236,16 @@ def form_of(
     looks_inside: bool,
     norm: str | NormOf,
     small: bool = False,
-    onto: Onto | None = None,
+    onto: Beside | None = None,
     jacobian: Whole | None = None,
     converged: Converged | None = None,
+    parts: tuple[Beside, ...] = (),
 ) -> Form:
-    layout, family, method = problem.layout, family_of(plan.method), bare(plan.method)
+    layout, family, method = problem.layout, family_of(plan.method, problem), bare(plan.method)
     by_rows = isinstance(problem, RowsProblem)
     tableau = family.tableau(method)
     tableau = tableau if converged is None else replace(tableau, converged=converged)
+    tableau = replace(tableau, parts=parts) if parts else tableau
     form = Form(
         stages=family.stages,
         tableau=tableau,
@@ -247,7 +264,7 @@ def form_of(
         unroll=_UNROLL if small and not method.uses_jacobian else 1,
         starts=not by_rows,
         turned=problem.field.turn is not None,
-        lead=family.lead,
+        lead=family.lead if isinstance(family.lead, int) else family.lead(tableau),
         parts=family.parts(method),
         smoothed=getattr(method, "smoothed", False),
         jacobian=jacobian,
@@ -285,12 +302,15 @@ def keeps(problem: Problem, plan: Plan) -> bool:
 
 def goes_back(problem: Problem, plan: Plan, undoes: bool, retakes: bool) -> bool:
     """Whether the discrete gradient is compiled, too: not that by times where steps are undone, their equations are solved, their
-    polynomials change with their sizes, or ``f`` is asked just inside of them.
+    polynomials change with their sizes, or ``f`` is asked just inside of them; nor that of an ``f`` in two parts, if
+    a projection follows.
 
     Args:
         undoes: the steps; ``retakes``: them (which a matrix that was kept makes others).
     """
-    if retakes and keeps(problem, plan):
+    if (retakes and keeps(problem, plan)) or (
+        is_split(problem, bare(plan.method)) and isinstance(plan.method, Projected)
+    ):
         return False
     solves = family_of(plan.method).back is not None
     by_times = problem.clock.times is not None
@@ -300,7 +320,7 @@ def goes_back(problem: Problem, plan: Plan, undoes: bool, retakes: bool) -> bool
 
 def weights_of(problem: Problem, plan: Plan) -> Tensor:
     """Of the method's interpolant, ``[P, S]``."""
-    family, method = family_of(plan.method), bare(plan.method)
+    family, method = family_of(plan.method, problem), bare(plan.method)
     weights = family.weights(method, problem.y0.dtype, problem.y0.device)
     if isinstance(plan.method, Chord):  # its slope stands in front of those of the method
         slopes = 1 + len(family.tableau(method).b)

@@ -61,11 +61,15 @@ class TestWithoutCompiling:
     @pytest.mark.parametrize(
         "settings",
         [
-            {}, pytest.param({"save": "steps"}, marks=pytest.mark.slow), {"t": -0.05 * T}, {"dense": True, "events": [Event(lambda t, y: y[..., 0] - 0.6)]},
-            {"dt": 0.02, "controller": torchivp.FixedSteps(0.02)}, {"jump_times": [0.31]},
+            {},
+            pytest.param({"save": "steps"}, marks=pytest.mark.slow),
+            {"t": -0.05 * T},
+            {"dense": True, "events": [Event(lambda t, y: y[..., 0] - 0.6)]},
+            {"dt": 0.02, "controller": torchivp.FixedSteps(0.02)},
+            {"jump_times": [0.31]},
         ],
         ids=["inside", "steps", "backwards", "dense and events", "fixed", "jump"],
-    )  # fmt: skip
+    )
     @pytest.mark.parametrize("y0", [Y0, ROWS], ids=["one", "rows"])
     @pytest.mark.parametrize("method", METHODS)
     def test_the_same_steps(self, method: str, y0: Tensor, settings: dict[str, Any]) -> None:

@@ -72,5 +72,17 @@ def test_gradients(gradient: Any, rows: bool) -> None:
     torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.usefixtures("python_loops")
+@pytest.mark.parametrize("rows", [False, True])
+def test_split_fields(rows: bool) -> None:
+    field = torchivp.Split(
+        lambda t, y: -1e3 * (y - torch.cos(t).unsqueeze(-1)) - 0.1 * y**3, lambda t, y: 2.0 * y.flip(-1)
+    )
+    more: dict[str, Any] = {"batch_dims": 1} if rows else {}
+    eager, compiled = both(field, START if rows else START[0], (0.0, 1.0), method="kencarp4", **more)
+    assert_same(eager, compiled)
+    assert eager.stats.njev < int(torch.as_tensor(eager.stats.accepted).max()) / 3
+
+
 def test_compiled() -> None:
     assert_same(*both(reaction, START[0], (0.0, 1.5, 2.0), **settings(False, "sdirk2")))

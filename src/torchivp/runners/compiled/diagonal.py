@@ -21,7 +21,7 @@ from ...span import _SLACK
 from .derivatives import flat, leaves_of
 from .explicit import looked_inside, moved
 from .jacobians import linearised
-from .kept import Keep, renewed
+from .kept import Keep, Serving, renewed
 from .program import kept
 from .pure import Pure
 from .step import Fixed, Form, Part, Stages, State, slope_at_end, slopes, weighted
@@ -236,10 +236,7 @@ def diagonal_stages(
 ) -> Stages:
     """A step that ends at ``t1``."""
     course = Course(form, pure, fixed, held, t1, h, ys)
-    matrix = None
-    if form.keeps:
-        jacobian = partial(course.jacobian, t1 - h, ys)
-        matrix = renewed(Keep(*past), t1 - h, course.c, h > 0, jacobian)
+    matrix = serving(course, past)
     solve = course.solver(t1 - h, ys) if matrix is None else matrix.solve
     k = course.begins(flat(ks, course.batch))
     insists = form.tableau.b_err is None and not form.by_rows  # nobody will make the step shorter
@@ -254,10 +251,21 @@ def diagonal_stages(
         smooth = solve if matrix is None else matrix.smooth
         error = leaves_of(smooth(total) if form.smoothed else total, ys)
     step = Stages([*all_slopes, *extra], end, error, found.rows[4] == 0, found.numbers[2])
-    if matrix is None:
-        return step
-    asked = found.numbers[2] + matrix.found
-    return step._replace(asked=asked, keep=matrix.served(found.rows[5]), again=(found.rows[4] != 0) & matrix.old)
+    return step if matrix is None else settled(step, matrix, found)
+
+
+def serving(course: Course, past: State) -> Serving | None:
+    """The matrix that a step iterates with, if it is one that is kept."""
+    if not course.form.keeps:
+        return None
+    t = course.t1 - course.h
+    return renewed(Keep(*past), t, course.c, course.h > 0, partial(course.jacobian, t, course.ys))
+
+
+def settled(step: Stages, matrix: Serving, found: Iteration) -> Stages:
+    """The step with what it owes to its matrix, and how that served noted."""
+    asked, missed = found.numbers[2] + matrix.found, found.rows[4] != 0
+    return step._replace(asked=asked, keep=matrix.served(found.rows[5]), again=missed & matrix.old)
 
 
 def tail(

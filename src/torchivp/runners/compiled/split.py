@@ -20,7 +20,7 @@ from ...methods.explicit_rk import interpolant_weights
 from ...methods.tableau import Row, Tableau, hermite
 from ...problem import Problem
 from .derivatives import flat, leaves_of
-from .diagonal import Behind, Course, iterated, row, started, tables_of, tail
+from .diagonal import Behind, Course, iterated, row, serving, settled, started, tables_of, tail
 from .pure import Beside, Pure
 from .step import Fixed, Form, Part, Stages, State, slope_at_end, slopes, weighted
 
@@ -116,7 +116,8 @@ def split_stages(
     implicit, other = form.tableau.parts
     mine = (form, implicit.pure, fixed, implicit.own(held), t1, h, ys)
     course = SplitCourse((other.pure, other.own(held)), *mine)
-    solve = course.solver(t1 - h, ys)
+    matrix = serving(course, past)
+    solve = course.solver(t1 - h, ys) if matrix is None else matrix.solve
     found = iterated(course, started(course, course.begins(flat(ks, course.batch))), lambda stage, z: solve)
     first, second = found.k.tensor_split(2)
     total = first + second
@@ -125,7 +126,8 @@ def split_stages(
     error = leaves_of(course.size * weighted(form.tableau.b_err, total.unbind(0)), ys)
     before = [leaves_of(x, ys) for x in second.unbind(0)]
     slope = extra[0] if extra else None
-    return Stages([*before, *known, *extra], end, error, found.rows[4] == 0, found.numbers[2], slope)
+    step = Stages([*before, *known, *extra], end, error, found.rows[4] == 0, found.numbers[2], slope)
+    return step if matrix is None else settled(step, matrix, found)
 
 
 def split_back(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import NoneType
 from typing import Any
 
@@ -196,8 +197,8 @@ IMEX = Family(
 
 def bare(method: Method) -> Method:
     """The method inside of one with something around it."""
-    while isinstance(method, Projected | Chord):
-        method = method.base
+    while type(method) in (Projected, Chord):
+        method = method.base  # type: ignore[attr-defined]
     return method
 
 
@@ -208,7 +209,12 @@ def family_of(method: Method, problem: Problem | None = None) -> Family:
     """
     if problem is not None and is_split(problem, bare(method)):
         return IMEX
-    return next(family for kind, family in FAMILIES.items() if isinstance(bare(method), kind))
+    return _family_of(type(bare(method)))
+
+
+@lru_cache(maxsize=256)
+def _family_of(kind: type[Method]) -> Family:
+    return next(family for base, family in FAMILIES.items() if issubclass(kind, base))
 
 
 def manners_of(plan: Plan) -> list[Manner]:

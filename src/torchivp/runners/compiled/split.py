@@ -15,7 +15,6 @@ from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
 from ...methods import Method
-from ...methods.diagonal_rk import DiagonalRungeKutta
 from ...methods.explicit_rk import interpolant_weights
 from ...methods.tableau import Row, Tableau, hermite
 from ...problem import Problem
@@ -54,7 +53,7 @@ class SplitTableau:
 
 def is_split(problem: Problem, method: Method) -> bool:
     """Whether the method takes the two parts of ``f`` apart."""
-    return isinstance(method, DiagonalRungeKutta) and method.companion is not None and problem.field.parts() is not None
+    return getattr(method, "companion", None) is not None and problem.field.parts() is not None
 
 
 def split_tableau(method: Any) -> SplitTableau:

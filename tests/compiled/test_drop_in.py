@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from compiled.pairs import SWING, Y0, Swing, torch64
-from torchivp import odeint, odeint_dense
-from torchivp.compat.torchdiffeq.errors import MaxStepsExceeded
+from torchivp import odeint, odeint_dense, odeint_event
+from torchivp.compat.torchdiffeq import fixed
+from torchivp.compat.torchdiffeq.errors import EventNotFound, MaxStepsExceeded
 
 pytestmark = pytest.mark.compiled
 
@@ -84,6 +85,39 @@ def test_dense_and_events_along_chords() -> None:
     with torch.no_grad():
         dense = [odeint_dense(SWING, Y0, 0.0, 2.0, method="rk4", options={"runner": r, **options})(at) for r in RUNNERS]
     torch.testing.assert_close(dense[1], dense[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.usefixtures("python_loops")
+class TestEvents:
+    """Steps of one size, without an end."""
+
+    def found(self, runner: str, method: str, **options: Any) -> list[Tensor]:
+        f, y0 = Swing(), Y0.clone().requires_grad_()
+        options = {"step_size": 0.05, "runner": runner, **options}
+        t, y = odeint_event(
+            f, y0, torch.tensor(0.0, dtype=torch64), event_fn=lambda t, y: y[0] + 0.1, method=method, options=options,
+            odeint_interface=odeint,
+        )  # fmt: skip
+        return [t.detach(), y.detach(), *torch.autograd.grad(t + y[-1].sum(), [y0, *f.parameters()])]
+
+    @pytest.mark.parametrize(
+        "options", [{}, {"interp": "linear"}, {"perturb": True}], ids=["plain", "linear", "perturb"]
+    )
+    @pytest.mark.parametrize(
+        "method", ["rk4", *(pytest.param(x, marks=pytest.mark.slow) for x in ("explicit_adams", "trbdf2"))]
+    )
+    def test_the_first_one(self, method: str, options: dict[str, Any]) -> None:
+        eager, compiled = (self.found(runner, method, **options) for runner in RUNNERS)
+        torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-9)
+
+    def test_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fixed, "MAX_EVENT_STEPS", 100)
+        for runner in RUNNERS:
+            with pytest.raises(EventNotFound, match="number of iterations 100"), torch.no_grad():
+                odeint_event(
+                    lambda t, y: 0 * y, Y0, torch.tensor(0.0, dtype=torch64), event_fn=lambda t, y: y[0] + 1, method="euler",
+                    options={"step_size": 0.1, "runner": runner},
+                )  # fmt: skip
 
 
 @pytest.mark.usefixtures("python_loops")

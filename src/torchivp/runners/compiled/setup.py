@@ -85,7 +85,6 @@ def check(problem: Problem, plan: Plan, name: str) -> None:
         "on_step": plan.on_step is not None,
         "callbacks": plan.watch is not None,
         "{controller!r} (PID and FixedSteps do)": plan.controller.adaptive and not isinstance(plan.controller, PID),
-        "an open end of the interval": not all_finite(plan.limits.end),
         "torch.func transforms and forward mode": recorded(),
         "random numbers in f": problem.field.draws,
     }
@@ -226,10 +225,6 @@ def manners_of(plan: Plan) -> list[Manner]:
 def asks_inside(plan: Plan) -> bool:
     """Whether ``f`` is never asked at the ends of a step."""
     return getattr(plan.limits, "open_starts", False)
-
-
-def all_finite(x: float | Tensor) -> bool:
-    return bool(torch.isfinite(x).all()) if isinstance(x, Tensor) else math.isfinite(x)
 
 
 def form_of(

@@ -57,6 +57,7 @@ def again(form: Form, pure: Pure, fixed: Fixed, held: State, times: Record, at: 
     """A step, of the rows that took it."""
     accepted = times.accepted
     t1 = torch.where(accepted, times.t1, times.t)
+    fixed = fixed if form.within is None else form.within(form, fixed, times.t, t1)
     step = form.stages(form, pure, fixed, held, t1, t1 - times.t, at.ys, at.ks, past=at.past)
     k1 = next_slope(form, pure, fixed, held, t1, step)
     after = Where(

@@ -268,7 +268,7 @@ def form_of(
         lead=family.lead if isinstance(family.lead, int) else family.lead(tableau),
         parts=family.parts(method),
         smoothed=getattr(method, "smoothed", False),
-        jacobian=jacobian,
+        jacobian=jacobian or Whole(),
         small=small,
         back=family.back,
         asks=family.asks(tableau),

@@ -11,6 +11,7 @@ import torchivp
 from compiled.pairs import SWING, Y0, Swing, assert_same, both, torch64
 from compiled.test_drop_in import RUNNERS, T, solved
 from torchivp import NotCompilable, odeint
+from torchivp.gradients import Discrete
 from torchivp.methods import ImplicitAdams
 
 pytestmark = pytest.mark.compiled
@@ -36,13 +37,14 @@ class TestCorrectionsUntilTheyConverge:
         full = both(SWING, Y0, t, method=ImplicitAdams(4, corrections=5), dt=0.1, **settings)[1]
         assert compiled.stats.nfe < full.stats.nfe
 
+    @pytest.mark.parametrize("gradient", ["discrete", Discrete(every=3)], ids=["all", "fewer"])
     @pytest.mark.parametrize("converged", CONVERGED.values(), ids=CONVERGED)
-    def test_the_gradient(self, converged: Any) -> None:
+    def test_the_gradient(self, converged: Any, gradient: Any) -> None:
         found = []
         for runner in RUNNERS:
             f, y0 = Swing(), Y0.clone().requires_grad_()
             method = ImplicitAdams(5, corrections=5, converged=converged)
-            y = torchivp.solve(f, y0, T, method=method, dt=0.1, runner=runner).y
+            y = torchivp.solve(f, y0, T, method=method, dt=0.1, runner=runner, gradient=gradient).y
             found.append(torch.autograd.grad((y**2).sum(), [y0, *f.parameters()]))
         torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-10)
 

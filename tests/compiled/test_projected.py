@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 import torchivp
 from compiled.pairs import assert_same, both, gradients, torch64
 from torchivp import Event, NotCompilable, SecondOrder
+from torchivp.gradients import Discrete
 from torchivp.manifolds import Orthogonal, Sphere
 from torchivp.methods import Projected
 from torchivp.runners import cuda_graph
@@ -122,6 +123,16 @@ class TestWithoutCompiling:
         f = Turning()
         f.onto = OnASphere()
         assert_same_gradient(f, Y0, method=Projected(base, f.onto), rtol=1e-4, atol=1e-5, dt=0.1)
+
+    @pytest.mark.parametrize("base", ["tsit5", "trbdf2"])
+    def test_the_gradient_with_fewer_checkpoints(self, base: str) -> None:
+        how = {**METHODS[base], "gradient": Discrete(every=3)}
+        found = []
+        for runner in ("eager", "compiled"):
+            y0 = Y0.clone().requires_grad_()
+            y = torchivp.solve(Turning(), y0, T, runner=runner, **how).y
+            found.append(torch.autograd.grad((y * torch.linspace(0.5, 1.5, 18, dtype=torch64).view_as(y)).sum(), y0)[0])
+        torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-10)
 
     def test_the_gradient_of_times(self) -> None:
         found = []

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import torchivp
 from compiled.pairs import assert_same, both, gradients, torch64
 from torchivp import Event
+from torchivp.gradients import Discrete
 from torchivp.manifolds import Sphere
 from torchivp.methods import Projected
 
@@ -85,6 +86,10 @@ class TestWithoutCompiling:
     def test_the_gradient(self, method: str, y0: Tensor) -> None:
         eager, compiled = (solved(runner, y0, method) for runner in ("eager", "compiled"))
         torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-10)
+
+    def test_the_gradient_with_fewer_checkpoints(self) -> None:
+        found = [solved(runner, Y0, "kencarp4", gradient=Discrete(every=3)) for runner in ("eager", "compiled")]
+        torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-10)
 
     def test_the_jacobian_of_the_implicit_part(self) -> None:
         f = split()

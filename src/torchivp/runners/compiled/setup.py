@@ -189,7 +189,7 @@ IMEX = Family(
     weights=split_weights,
     tables=split_tables,
     parts=split_parts,
-    lead=lambda tableau: len(tableau.b),
+    lead=lambda tableau: 1 + len(tableau.b),
     asks=lambda tableau: len(tableau.b),  # for the other part; iterations are counted in the loop
 )
 

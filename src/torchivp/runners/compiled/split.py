@@ -111,7 +111,7 @@ def split_stages(
     form: Form, pure: Pure, fixed: Fixed, held: State, t1: Tensor, h: Tensor, ys: State, ks: State, rests: bool = False,
     past: State = (),
 ) -> Stages:  # fmt: skip
-    """A step that ends at ``t1``; its slopes are the sums, and in front of them lie those of the explicit part."""
+    """A step that ends at ``t1``. Its slopes are the sums; before them lie that at the start and those of the explicit part."""
     implicit, other = form.tableau.parts
     mine = (form, implicit.pure, fixed, implicit.own(held), t1, h, ys)
     course = SplitCourse((other.pure, other.own(held)), *mine)
@@ -123,7 +123,7 @@ def split_stages(
     known: list[State] = [leaves_of(x, ys) for x in total.unbind(0)]
     end, extra = tail(form, pure, fixed, held, t1, h, ys, known)
     error = leaves_of(course.size * weighted(form.tableau.b_err, total.unbind(0)), ys)
-    before = [leaves_of(x, ys) for x in second.unbind(0)]
+    before = [ks, *(leaves_of(x, ys) for x in second.unbind(0))]
     slope = extra[0] if extra else None
     step = Stages([*before, *known, *extra], end, error, found.rows[4] == 0, found.numbers[2], slope)
     return step if matrix is None else settled(step, matrix, found)
@@ -135,7 +135,7 @@ def split_back(
 ) -> tuple[State, State, State]:  # fmt: skip
     """What ``diagonal_back`` does, of both parts."""
     implicit, other = form.tableau.parts
-    stages, batch = form.lead, h.dim()
+    stages, lead, batch = len(form.tableau.b), form.lead, h.dim()
     course = SplitCourse((other.pure, other.own(held)), form, implicit.pure, fixed, implicit.own(held), t1, h, ys)
 
     def rest(ys: State, known: list[State], some: State) -> tuple[State, State, list[State]]:
@@ -143,14 +143,14 @@ def split_back(
         k1 = slope_at_end(form, pure, fixed, exchange(some), t1, end, [*known, *extra])
         return tuple(end), tuple(k1), [tuple(x) for x in extra]
 
-    total = [tuple(x) for x in found[stages : 2 * stages]]
+    total = [tuple(x) for x in found[lead : lead + stages]]
     vjp = torch.func.vjp(rest, tuple(ys), total, list(wanted))[1]
     at_ys, at_total, at_held = vjp(
-        (tuple(behind.end), tuple(behind.k1), [tuple(x) for x in behind.slopes[2 * stages :]])
+        (tuple(behind.end), tuple(behind.k1), [tuple(x) for x in behind.slopes[lead + stages :]])
     )
-    second = torch.stack([flat(x, batch) for x in found[:stages]])
+    second = torch.stack([flat(x, batch) for x in found[1:lead]])
     k = torch.cat((torch.stack([flat(x, batch) for x in total]) - second, second))
-    at_sum = torch.stack([flat(a, batch) + flat(b, batch) for a, b in zip(at_total, behind.slopes[stages:])])
+    at_sum = torch.stack([flat(a, batch) + flat(b, batch) for a, b in zip(at_total, behind.slopes[lead:])])
     numbers = torch.arange(len(k), device=h.device).reshape(-1, *[1] * (batch + 1))
 
     def explicit(t: Tensor, z: Tensor, some: State) -> Tensor:

@@ -23,6 +23,7 @@ from .backward import exchanged
 from .columns import Leaves
 from .counting import count, evaluations
 from .derivatives import leaves_of
+from .jacobians import Whole
 from .march import COMPILED, Loop, Part, look_at
 from .norms import Largest, traced
 from .pure import Pure, Seen
@@ -190,7 +191,9 @@ def by_points(
     of_state, weights = traced(norm, forward.layout) if plan.controller.adaptive else ("rms", ())
     inner, largest = replace(problem, layout=layout), Largest(of_state, len(tensors), 1, None)
     slots, slopes = (slots_for(inner, plan, ALL), ALL) if places else (0, 0)
-    form = form_of(inner, plan, leaves, slots=slots, slopes=slopes, looks_inside=bool(places), norm=largest)
+    form = form_of(
+        inner, plan, leaves, slots=slots, slopes=slopes, looks_inside=bool(places), norm=largest, jacobian=Whole()
+    )
     loop = Loop(forward, COMPILED, form, Seen(pure, held, []), leaves, weights)
     integral = Integral(loop, rule_of(plan.method, weights_of(inner, plan)), places, totals)
     return marched(loop, inner, plan, state, integral.took)

@@ -51,7 +51,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("plan", "loop", "out_of_steps", "stiffness", "failures", "precision", "progress", "per_sample"),
     ("runners",),
     ("gradients",),
-    ("single", "per_sample.solve", "per_sample.joining", "vmapped"),
+    ("single", "per_sample.solve", "per_sample.joining", "vmapped", "vmapped_in_sight"),
     ("solve", "members"),
     ("ensemble",),
     ("compat", "nn"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 import reprlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import NoneType
 from typing import Any, Literal, overload
 
@@ -16,6 +17,7 @@ from .controllers import Controller
 from .errors import InputError, InputTypeError
 from .events import as_events
 from .gradients import GRADIENTS, Gradient
+from .gradients.closure import reachable
 from .linalg import Jacobian, choose_jacobian
 from .methods import Method
 from .methods.table import choose_method
@@ -25,9 +27,11 @@ from .per_sample.solution import BatchSolution
 from .plan import Plan
 from .precision import warn_of_rounding
 from .problem import Problem
+from .runners import TRACING
 from .runners.eager import Run
 from .solution import Solution, Status
 from .vmapped import UnderVmap, levels_of, rows_in, steps_by_rows
+from .vmapped_in_sight import InSight, alone, in_sight
 
 
 @overload
@@ -121,13 +125,13 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
 
     Example:
         >>> import torch, torchivp
-        >>> sol = torchivp.solve(lambda t, y: -y, torch.ones(3), (0.0, 1.0))
-        >>> sol.y[-1]
+        >>> torchivp.solve(lambda t, y: -y, torch.ones(3), (0.0, 1.0)).y[-1]
     """
     check_types(controller=controller, dt=dt, max_steps=max_steps, on_step=on_step, start=start, batch_dims=batch_dims)
     chosen = choose_method(method)
     together = couple or start is not None or on_step is not None or not steps_by_rows(chosen, jump_times)
-    kind = choose_kind(f, y0, t, args, [rtol, atol], events, batch_dims, together)
+    seen = runner in TRACING and alone(f, chosen, jac)
+    kind = choose_kind(f, y0, t, args, [rtol, atol], events, batch_dims, together, seen)
     problem = kind.pose(
         f, y0, t, args, rtol=rtol, atol=atol, norm=norm, start=start, carries=chosen.carries, batch_dims=batch_dims,
         couple=couple,
@@ -145,12 +149,20 @@ def solve(  # type: ignore[misc]  # the overloads pass all settings on
 
 
 def choose_kind(
-    f: VectorField, y0: PyTree, t: Any, args: PyTree, tolerances: Any, events: Any, batch_dims: int, together: bool
+    f: VectorField,
+    y0: PyTree,
+    t: Any,
+    args: PyTree,
+    tolerances: Any,
+    events: Any,
+    batch_dims: int,
+    together: bool,
+    seen: bool,
 ) -> Any:
     """Who brings the problem into the library's form and its solution out of it.
 
     Args:
-        together: rows of vmap take the same steps.
+        together: rows of vmap take the same steps; ``seen``: else they may be an ordinary batch.
     """
     if batch_dims:
         if levels_of([y0, t, args, tolerances]) is not None:
@@ -161,13 +173,16 @@ def choose_kind(
             )
         return per_sample
     like = None if together else rows_in(f, y0, t, args, tolerances, events=events)
-    return single if like is None else UnderVmap(like)
+    if like is None:
+        return single
+    return InSight(like, args) if seen and in_sight(reachable([f, events])) else UnderVmap(like)
 
 
 def integrate(gradient: Gradient, problem: Problem, plan: Plan, kind: Any) -> Run:
     """Run the loop, with a gradient on what comes out."""
     try:
-        return gradient.integrate(problem, plan)
+        with getattr(kind, "aside", nullcontext)():
+            return gradient.integrate(problem, plan)
     except KeyboardInterrupt:  # before the first step
         if not plan.interruptible:
             raise

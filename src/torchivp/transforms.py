@@ -44,6 +44,12 @@ def under_vmap() -> bool:
     return _going_on(_functorch.TransformType.Vmap)
 
 
+def only_vmap() -> bool:
+    """Whether ``vmap`` is going on and nothing else."""
+    keys = [level.key() for level in _functorch.get_interpreter_stack() or []]
+    return bool(keys) and all(key == _functorch.TransformType.Vmap for key in keys) and not forward_mode()
+
+
 def _going_on(kind: Any) -> bool:
     return any(level.key() == kind for level in _functorch.get_interpreter_stack() or [])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -179,6 +180,9 @@ class UnderVmap:
             return expose(torch.as_tensor(value), self.like)
 
         return replace(event, function=g)
+
+    def aside(self) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     def not_started(self, problem: RowsProblem, plan: Plan, status: Status) -> Run:
         return per_sample.not_started(problem, plan, status)

@@ -178,6 +178,18 @@ def test_gradients_of_what_lies_inside_steps(how: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+def test_slopes_that_lie_in_columns() -> None:
+    """In memory: a loop is particular about strides."""
+    turn, found = torch.tensor([[-0.1, 2.0], [-2.0, -0.1]], dtype=torch64, requires_grad=True), []
+    for runner in ("eager", "compiled"):
+        y0 = ROWS.clone().requires_grad_()
+        how: dict[str, Any] = {"batch_dims": 1, "method": "bosh3", "runner": runner}
+        sol = torchivp.solve(lambda t, y: torch.tanh((turn @ y.mT).mT), y0, TIMES, **how)
+        found.append(torch.autograd.grad(sol.y.square().sum(), [y0, turn]))
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.slow
 def test_a_second_derivative_is_refused() -> None:
     y0 = Y0.clone().requires_grad_()
     args = {"w": torch.tensor(2.0, dtype=torch64)}

@@ -27,6 +27,8 @@ class Runner(NamedTuple):
     steps_back: Callable[..., Any] | None = None
 
 
+TRACING = ("compiled",)  # runners that look at ``f`` once, so that under vmap they want all rows in sight
+
 _auto = Auto(run, compiled.single.run, compiled.single.with_gradient, compiled.back.steps)
 _auto_rows = Auto(rows.run, compiled.rows.run, compiled.rows.with_gradient, compiled.rows_back.steps)
 
@@ -49,4 +51,14 @@ COMPACT_RUNNERS = {
 }
 INLINE = dict.fromkeys(("compiled", "auto"), compiled.inline)  # runners that can solve inside a graph being traced
 
-__all__ = ["COMPACT_RUNNERS", "INLINE", "ROW_RUNNERS", "RUNNERS", "Compilation", "Runner", "compilations", "run"]
+__all__ = [
+    "COMPACT_RUNNERS",
+    "INLINE",
+    "ROW_RUNNERS",
+    "RUNNERS",
+    "TRACING",
+    "Compilation",
+    "Runner",
+    "compilations",
+    "run",
+]

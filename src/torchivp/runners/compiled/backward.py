@@ -83,7 +83,7 @@ def make_backward(form: Form, pure: Pure, wanted: tuple[int, ...], from_slope: b
                 before = step_back(
                     form, pure, wanted, adjoint, picked(given, at), picked(record, at), fixed, held, here
                 )
-                return (i - 1, *(x for part in before for x in part))
+                return (i - 1, *(x.contiguous() for part in before for x in part))
 
             return once
 

@@ -69,7 +69,8 @@ class Pure:
 
     def __call__(self, t: Tensor, ys: Sequence[Tensor], held: Sequence[Tensor]) -> tuple[Tensor, ...]:
         out = self.graph(*[place.pick(t, ys, held) for place in self.arguments])
-        return tuple(place.pick(t, ys, held, out) for place in self.results)
+        found = (place.pick(t, ys, held, out) for place in self.results)
+        return tuple(x.contiguous() for x in found)  # a loop insists on the strides that it began with
 
     def as_written(self) -> Pure:
         """The same with the operations that ``f`` itself calls, for loops that no compiler fuses."""

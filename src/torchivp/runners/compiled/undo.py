@@ -46,7 +46,7 @@ def make_undoing(form: Form, pure: Pure, wanted: tuple[int, ...]) -> UndoneBackw
             taken = begun(form, pure, fixed, held, picked(record, slot), here)
             before = step_back(form, pure, wanted, now_behind, picked(given, slot), taken, fixed, held)
             start = *taken.ys, *(k[0] for k in taken.ks), *taken.past
-            return (i - 1, *start, *(x for part in before for x in part))
+            return (i - 1, *start, *(x.contiguous() for part in before for x in part))
 
         now = (way[0].clone(), *(x.clone() for part in (*end, *behind) for x in part))
         start, before = put_together(while_loop(more, once, now)[1:])

@@ -37,30 +37,28 @@ def assert_same(monkeypatch: pytest.MonkeyPatch, f: nn.Module, y0: Tensor, **set
     torch.testing.assert_close(found(f, "compiled", y0, **settings), eager, rtol=1e-9, atol=1e-10)
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "inside": {},
+    "end and jump": {"save": "end", **JUMP},
+    "dense": {"dense": True},
+    "events": {"events": [CROSSING, END], "save": "steps"},
+    "fixed": {"method": "rk4", "dt": 0.1},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_one_problem(f: Swing, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_same(monkeypatch, f, Y0, **{"method": "bosh3", "gradient": Discrete(checkpoints=5), **settings})
+
+
 @pytest.mark.parametrize("gradient", [*FEW, Discrete(every=2), Discrete(checkpoints=1)], ids=repr)
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"save": "end", **JUMP},
-        {"dense": True},
-        {"events": [CROSSING, END], "save": "steps"},
-        {"method": "rk4", "dt": 0.1},
-    ],
-    ids=["inside", "end and jump", "dense", "events", "fixed"],
-)
-def test_one_problem(f: Swing, gradient: Discrete, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_same(monkeypatch, f, Y0, **{"method": "bosh3", "gradient": gradient, **settings})
+def test_all_kinds(f: Swing, gradient: Discrete, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_same(monkeypatch, f, Y0, **JUMP, method="bosh3", gradient=gradient)
 
 
-@pytest.mark.parametrize("gradient", FEW, ids=repr)
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"save": "end", "jump_times": [0.7]}, {"events": [CROSSING, END], "save": "steps"}],
-    ids=["inside", "end and jump", "events"],
-)
-def test_rows(f: Swing, gradient: Discrete, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_same(monkeypatch, f, ROWS, **{"method": "bosh3", "gradient": gradient, "batch_dims": 1, **settings})
+@pytest.mark.parametrize("settings", [{}, {"jump_times": [0.7]}, SETTINGS["events"]], ids=["inside", "jump", "events"])
+def test_rows(f: Swing, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_same(monkeypatch, f, ROWS, **{"method": "bosh3", "gradient": Discrete(every=3), "batch_dims": 1, **settings})
 
 
 @of({**ALL, "trapezoid": {"method": "trapezoid"}, "rodas4": {"method": "rodas4"}})

@@ -15,7 +15,7 @@ import torchivp
 from gradients.comparison import gradients, weighted
 from torchivp import gradients as ways
 from torchivp.gradients import checkpoints
-from torchivp.methods import METHODS, Step, Tsit5
+from torchivp.methods import METHODS, Tsit5
 from torchivp.randomness import Draws
 from torchivp.span import OneSpan
 from torchivp.trajectory import Start, TapeEntry
@@ -117,11 +117,10 @@ def test_the_binomial_schedule(steps: int, slots: int) -> None:
     taken = 0
 
     class Again:
-        def take(self, entry: TapeEntry, start: Start) -> Step:
+        def onwards(self, entry: TapeEntry, start: Start, following: TapeEntry) -> Start:
             nonlocal taken
             taken += 1
-            y = at(int(start.y) + 1).y
-            return Step(y, y, y, None, ())
+            return at(int(start.y) + 1)
 
         def undo(self, entry: TapeEntry, end: Start) -> Start:
             raise AssertionError

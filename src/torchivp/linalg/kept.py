@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._types import Rows
+from .._types import Rows, Slopes
 from ..field import Field
 from ..span import OneSpan, Span, spread
 from .jacobian import Jacobian, Linear, linearise
@@ -98,7 +98,7 @@ class Serving(NamedTuple):
     def origin(self) -> Origin | None:
         return None if self.kept is None else self.kept.origin
 
-    def solve(self, b: Rows) -> Rows:
+    def solve(self, b: Slopes) -> Slopes:
         """Of the exact matrix, nearly."""
         x = self.factors.solve(b)
         x = x if self.scale is None else x * self.scale

@@ -14,8 +14,8 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 Vectors = Inexact[Tensor, "B n"]  # complex ones of a pair of eigenvalues, too
-Size = float | Tensor
-"""A number for all rows (a float, or 0-d), or one for each ``[B, 1]``."""
+Size = float | complex | Tensor
+"""A number for all rows (a Python number, or 0-d), or one for each ``[B, 1]``."""
 
 
 class Factors(ABC):

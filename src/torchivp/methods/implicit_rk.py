@@ -155,7 +155,7 @@ class Transformed:
         shifts = list(rk.eigenvalues)
         if smoothing and not any(same(x, smoothing) for x in shifts):
             shifts.append(complex(smoothing))
-        factors = [matrix.shifted(c * (x.real if x.imag == 0 else x)) for x in shifts]  # type: ignore[arg-type]
+        factors = [matrix.shifted(c * (x.real if x.imag == 0 else x)) for x in shifts]
         linear.counts.factorisations += len(factors)
         self.factors: Sequence[Factors] = factors[: len(rk.eigenvalues)]
         self.smoother = next((f for f, x in zip(factors, shifts) if same(x, smoothing)), None)

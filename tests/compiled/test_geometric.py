@@ -100,7 +100,9 @@ def assert_same_gradient(f: nn.Module, y0: tuple[Tensor, ...], **settings: Any) 
         counts.append((sol.stats.nfe, sol.stats.replayed))
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-10)
     assert torch.equal(*(torch.as_tensor(nfe) for nfe, _ in counts))
-    assert counts[0][1] == counts[1][1]
+    least, replayed = counts[0][1], counts[1][1]
+    again = isinstance(settings.get("gradient"), Discrete)  # whole calls of the loop are made again, not steps
+    assert replayed == least or (again and least < replayed < 1.2 * least)
 
 
 @pytest.mark.usefixtures("python_loops")

@@ -19,6 +19,7 @@ from ..eager import UNKNOWN, KnownSlope, Run
 from ..rows import caught, finished
 from .march import COMPILED
 from .rows import AtOnce, CompiledState, begun, go_on
+from .setup import check
 
 _FEW = 16  # rows: of so few a step costs hardly less than of all of them
 
@@ -34,7 +35,8 @@ def run(
         return plain.run_compacted(problem, plan, new_tape=new_tape, known=known)
     refuse_tape(new_tape)
     check_rows_alone(problem)
-    out = begun(problem, plan, known, COMPILED)
+    check(problem, plan, COMPILED.name)
+    out = begun(problem, plan, known)
     with caught(plan, out.state):
         start(problem, plan, out.state)
     rest(problem, plan, out, problem)

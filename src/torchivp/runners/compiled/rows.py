@@ -79,7 +79,8 @@ def run(
     """What ``rows.run`` does, in compiled calls of many steps."""
     if not problem.layout.size:  # no numbers, nothing to compile
         return plain.run(problem, plan, new_tape=new_tape, known=known)
-    out = begun(problem, plan, known, kind)
+    check(problem, plan, kind.name)
+    out = begun(problem, plan, known)
     out.tape = None if new_tape is None else new_tape()
     step_by_step = out.tape is not None or bool(plan.events) or plan.dense
     writer = StepByStep(problem, plan, out) if step_by_step else AtOnce(problem, plan, out)
@@ -102,7 +103,7 @@ def with_gradient(
     writer: AtOnce | StepByStep
     with torch.no_grad():
         frozen: Any = problem.frozen()
-        out = begun(frozen, plan, UNKNOWN, COMPILED)
+        out = begun(frozen, plan, UNKNOWN)
         path = Path(check_start is not None, series)
         step_by_step = bool(plan.events) or plan.dense
         writer = StepByStep(frozen, plan, out, path) if step_by_step else AtOnce(frozen, plan, out, path)
@@ -116,8 +117,7 @@ def with_gradient(
     return out
 
 
-def begun(problem: RowsProblem, plan: Plan, known: KnownSlope, kind: Kind) -> Run:
-    check(problem, plan, kind.name)
+def begun(problem: RowsProblem, plan: Plan, known: KnownSlope) -> Run:
     state = CompiledState(**vars(begin(problem)))
     state.slope, state.slope_draws = known
     return Run(state, first_outputs(problem, plan))

@@ -51,7 +51,8 @@ def run(
     """What ``eager.run`` does, in compiled calls of many steps."""
     if not problem.layout.size:  # no numbers, nothing to compile
         return eager.run(problem, plan, new_tape=new_tape, known=known)
-    out = begun(problem, plan, known, kind)
+    check(problem, plan, kind.name)
+    out = begun(problem, plan, known)
     out.tape = None if new_tape is None else new_tape()
     step_by_step = out.tape is not None or bool(plan.events) or plan.one_by_one
     writer = StepByStep(problem, plan, out) if step_by_step else AtOnce(problem, plan, out)
@@ -76,7 +77,7 @@ def with_gradient(
     writer: AtOnce | StepByStep
     with torch.no_grad():
         frozen = problem.frozen()
-        out = begun(frozen, plan, UNKNOWN, COMPILED)
+        out = begun(frozen, plan, UNKNOWN)
         path = Path(check_start is not None, series)
         writer = StepByStep(frozen, plan, out, path) if plan.events else AtOnce(frozen, plan, out, path)
         solve(frozen, plan, out, writer, COMPILED)
@@ -84,8 +85,7 @@ def with_gradient(
     return out
 
 
-def begun(problem: Problem, plan: Plan, known: KnownSlope, kind: Kind) -> Run:
-    check(problem, plan, kind.name)
+def begun(problem: Problem, plan: Plan, known: KnownSlope) -> Run:
     out = not_started(problem, plan, Status.RUNNING)
     out.state.slope, out.state.slope_draws = known
     return out

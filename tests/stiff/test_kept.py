@@ -151,3 +151,29 @@ def test_what_fails_with_an_old_matrix_is_tried_with_its_own(rows: bool) -> None
     assert bool((torch.as_tensor(sol.stats.accepted) == 20).all())
     assert int(torch.as_tensor(sol.stats.rejected).min()) >= 1
     torch.testing.assert_close(sol.y[..., -1, :], torch.full_like(sol.y[..., -1, :], 0.739085), rtol=0, atol=1e-3)
+
+
+@pytest.mark.usefixtures("all_dear")
+def test_complex_states_and_transforms() -> None:
+    rates = torch.tensor([-1 + 5j, -300 + 20j], dtype=torch.complex128)
+
+    def f(t: Tensor, y: Tensor) -> Tensor:
+        t = t.unsqueeze(-1) if y.dim() > 1 else t
+        return rates * y + y.flip(-1) + 0.1 * torch.sin(t) * y * y.conj()
+
+    y0 = torch.tensor([[1, 1j], [0.2, 0.1j]], dtype=torch.complex128)
+    settings: dict[str, Any] = {"method": "kvaerno5", "rtol": 1e-6, "atol": 1e-9}
+    with torch.no_grad():
+        alone, rows = (
+            torchivp.solve(f, y, (0.0, 1.0), batch_dims=y.dim() - 1, **settings).y[..., -1, :] for y in (y0[0], y0)
+        )
+        exact = torchivp.solve(f, y0[0], (0.0, 1.0), method="dopri5", rtol=1e-10, atol=1e-13).y[-1]
+    torch.testing.assert_close(rows[0], alone, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(alone, exact, rtol=0, atol=1e-5)
+
+    def end(y: Tensor) -> Tensor:
+        return solved(y, method="kvaerno5").y[-1]
+
+    (transformed,) = torch.func.vjp(end, START[0])[1](torch.eye(3, dtype=DOUBLE)[0])
+    y = START[0].clone().requires_grad_()
+    torch.testing.assert_close(transformed, torch.autograd.grad(end(y)[0], y)[0], rtol=1e-9, atol=1e-12)

@@ -126,7 +126,9 @@ class Backend:
             from torch._inductor.decomposition import select_decomp_table
 
             patches = {**self.patches, "emulate_precision_casts": in_half(graph)}
-            with patch.dict(select_decomp_table(), VIEWS):  # a table of our own would have no place in the cache on disk
+            with patch.dict(
+                select_decomp_table(), VIEWS
+            ):  # a table of our own would have no place in the cache on disk
                 code: Any = compile_fx(graph, example, config_patches=patches)
         self.compilations += 1
 

@@ -313,10 +313,6 @@ def _vjp(outputs: list[Tensor], inputs: list[Tensor], cotangents: Grads, t: Time
     return torch.autograd.grad(outputs, inputs, [c for _, c in pairs], allow_unused=True, retain_graph=True)
 
 
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None else a if b is None else a + b
-
-
 class _Totals:
     """Running sums of gradients, in place once they are ours."""
 

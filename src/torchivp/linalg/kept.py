@@ -124,16 +124,17 @@ def matrix_for(
         c: of the exact matrix, a float or ``[B]``.
         full: its systems are solved with all entries, whatever the form of the Jacobian.
     """
-    if not (dear(field.jacobian, field.layout.width) or (full and field.layout.width > DEAR)):
+    if not dear(field.jacobian, field.layout.width, full):
         return Serving(factorise(linearise(field, span, y, slope, False), sized(c, y)))
     begins = span.start()
     begins = begins.detach() if isinstance(begins, Tensor) else begins
     return kept_matrix(field, Place(span.begins, begins, constant(y), constant(slope)), c, factorise)
 
 
-def dear(jacobian: Jacobian | None, width: int) -> bool:
-    """Whether a matrix for ``width`` numbers costs more than the iterations that its own one would save."""
-    return width > DEAR and (jacobian is None or jacobian.full)
+def dear(jacobian: Jacobian | None, width: int, full: bool = False) -> bool:
+    """Whether a matrix for ``width`` numbers costs more than the iterations that its own one would save; ``full``: as in
+    ``matrix_for``."""
+    return width > DEAR and (full or jacobian is None or jacobian.full)
 
 
 @torch.no_grad()

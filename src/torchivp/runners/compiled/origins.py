@@ -27,9 +27,8 @@ class Origins:
         step, c, _ = record.keep[0][n]
         rows = isinstance(span.begins, Tensor)
         step, c = (x.reshape(-1) if rows else float(x) for x in (step, c))
-        slope = k[[part.first for part in form.parts]].sum(
-            0, keepdim=True
-        )  # of the part that it did not go by they are zero
+        firsts = [part.first for part in form.parts]
+        slope = k[firsts].sum(0, keepdim=True)  # of the part that it did not go by they are zero
         here = Place(span.begins, span.start(), y, slope)
         newest = self.newest
         place = here if newest is None else self.place(step == here.step, here, newest.place)
